@@ -1,0 +1,15 @@
+//! The words of torpor: identifiers, specifications, states, records, errors. Pure; depends on nothing.
+
+mod error;
+mod id;
+mod image;
+mod pod;
+mod snapshot;
+mod spec;
+
+pub use error::{Attempt, Code, Error, Result};
+pub use id::{Digest, ImageName, InstanceTag, PodId, PodName, SnapshotId, hex};
+pub use image::{ImageConfig, ImageRecord, LayerInfo};
+pub use pod::{ExitReason, Forward, PodRecord, PodState, Protocol, RootfsMode, RuntimeId};
+pub use snapshot::{Extent, FileImage, Manifest, ManifestEnvelope, SnapshotInfo};
+pub use spec::{PodSpec, PortRequest, Ready, ReadyCheck, Resources, VolumeMount};

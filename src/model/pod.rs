@@ -1,0 +1,269 @@
+//! A pod's state and durable record.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, PodId, PodSpec, SnapshotId};
+
+/// Transport of a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+}
+
+/// A host port that leads to a pod's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Forward {
+    /// Port in the pod.
+    pub pod: u16,
+    /// Port on the host.
+    pub host: u16,
+    /// Transport.
+    pub protocol: Protocol,
+}
+
+/// Where a pod is in its life. The table of legal moves is [`PodState::may_become`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodState {
+    /// Being made.
+    Creating,
+    /// Made, never started.
+    Created,
+    /// Its sandbox is being made.
+    Starting,
+    /// Its command runs.
+    Running,
+    /// Being saved into object storage.
+    Suspending,
+    /// Saved; no process, no memory.
+    Sleeping,
+    /// Being brought back.
+    Waking,
+    /// Being put back to an earlier snapshot.
+    Restoring,
+    /// Being stopped.
+    Stopping,
+    /// Its command ended, or it was stopped.
+    Stopped,
+    /// Could not be started or woken; what it had is kept.
+    Failed,
+    /// Being removed.
+    Deleting,
+}
+
+impl PodState {
+    /// Every state.
+    pub const ALL: [PodState; 12] = [
+        PodState::Creating,
+        PodState::Created,
+        PodState::Starting,
+        PodState::Running,
+        PodState::Suspending,
+        PodState::Sleeping,
+        PodState::Waking,
+        PodState::Restoring,
+        PodState::Stopping,
+        PodState::Stopped,
+        PodState::Failed,
+        PodState::Deleting,
+    ];
+
+    /// Whether a pod in this state may go to `next`.
+    pub fn may_become(self, next: PodState) -> bool {
+        use PodState::{
+            Created, Creating, Deleting, Failed, Restoring, Running, Sleeping, Starting, Stopped, Stopping, Suspending,
+            Waking,
+        };
+        match self {
+            Creating => matches!(next, Created | Deleting),
+            Created | Stopped => matches!(next, Starting | Restoring | Deleting),
+            Starting => matches!(next, Running | Stopped | Failed | Created | Stopping | Deleting),
+            Running => matches!(next, Suspending | Restoring | Stopping | Stopped | Deleting),
+            Suspending => matches!(next, Sleeping | Running | Stopping | Stopped | Deleting),
+            Sleeping => matches!(next, Waking | Restoring | Stopped | Deleting),
+            Waking => matches!(next, Running | Sleeping | Failed | Stopped | Deleting),
+            Restoring => matches!(next, Running | Failed | Stopped | Sleeping | Deleting),
+            Stopping => matches!(next, Stopped | Deleting),
+            Failed => matches!(next, Starting | Waking | Restoring | Stopped | Deleting),
+            Deleting => false,
+        }
+    }
+
+    /// Whether a sandbox may exist in this state.
+    pub fn may_have_sandbox(self) -> bool {
+        !matches!(
+            self,
+            PodState::Creating | PodState::Created | PodState::Sleeping | PodState::Stopped | PodState::Failed
+        )
+    }
+
+    /// The name, as the API shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PodState::Creating => "creating",
+            PodState::Created => "created",
+            PodState::Starting => "starting",
+            PodState::Running => "running",
+            PodState::Suspending => "suspending",
+            PodState::Sleeping => "sleeping",
+            PodState::Waking => "waking",
+            PodState::Restoring => "restoring",
+            PodState::Stopping => "stopping",
+            PodState::Stopped => "stopped",
+            PodState::Failed => "failed",
+            PodState::Deleting => "deleting",
+        }
+    }
+}
+
+impl fmt::Display for PodState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a pod's command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitReason {
+    /// It ended by itself.
+    Exited,
+    /// A signal ended it.
+    Signaled,
+    /// It was stopped on request.
+    Stopped,
+    /// It ran out of its memory limit.
+    Oom,
+    /// It ran into its process limit and its sandbox ended of it.
+    Pids,
+    /// Its sandbox ended without a word.
+    SandboxLost,
+    /// It ended while its shim was dead: the exit code is not known.
+    ShimLost,
+    /// The host was restarted under it.
+    HostRestarted,
+    /// It could not be started.
+    StartFailed,
+}
+
+/// Where a pod's writable layer lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootfsMode {
+    /// In the sandbox (runsc `--overlay2`): in every checkpoint, gone with the sandbox.
+    Sandbox,
+}
+
+/// The name of one sandbox of a pod: `<pod>-<incarnation>`; runsc id, netns and cgroup are called so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RuntimeId {
+    /// The pod.
+    pub pod: PodId,
+    /// The nth sandbox of it, from 1.
+    pub incarnation: u32,
+}
+
+impl fmt::Display for RuntimeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.pod, self.incarnation)
+    }
+}
+
+impl RuntimeId {
+    /// Reads `<pod>-<incarnation>`; none if it is not one of ours.
+    pub fn parse(s: &str) -> Option<Self> {
+        let (pod, n) = s.split_once('-')?;
+        let id = RuntimeId { pod: pod.parse().ok()?, incarnation: n.parse().ok()? };
+        (id.to_string() == s).then_some(id)
+    }
+}
+
+/// What is durable about a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRecord {
+    /// Its id.
+    pub id: PodId,
+    /// What was asked for.
+    pub spec: PodSpec,
+    /// Where it is in its life: also the intent that was committed before an effect.
+    pub state: PodState,
+    /// Number of its newest sandbox; 0 before the first.
+    pub incarnation: u32,
+    /// Leased address, kept while it sleeps.
+    pub address: Ipv4Addr,
+    /// Leased forwards, kept while it sleeps.
+    pub forwards: Vec<Forward>,
+    /// The image's layers as they were at create, lowest first.
+    pub layers: Vec<Digest>,
+    /// Its own saved writable layer, stacked above the image's.
+    pub private_layer: Option<Digest>,
+    /// Digest of the init in its sandbox.
+    pub init: Digest,
+    /// The image's configuration as it was at create.
+    pub image_config: super::ImageConfig,
+    /// Digest of the engine its sandbox runs on.
+    pub engine: Digest,
+    /// Number of the bundle template.
+    pub template: u32,
+    /// Where the writable layer lives.
+    pub rootfs_mode: RootfsMode,
+    /// The snapshot it sleeps in, or is being woken from.
+    pub snapshot: Option<SnapshotId>,
+    /// The boot in which its sandbox was made.
+    pub boot_id: Option<String>,
+    /// Pid of its sandbox on the host.
+    pub sandbox_pid: Option<u32>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When its command was last started or woken.
+    pub started_at: Option<Timestamp>,
+    /// When its command ended.
+    pub finished_at: Option<Timestamp>,
+    /// The command's exit code, 128+signal if a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Why it ended.
+    pub exit_reason: Option<ExitReason>,
+    /// The last failure, for `failed` pods and refused sleeps.
+    pub last_error: Option<String>,
+}
+
+impl PodRecord {
+    /// The name of its newest sandbox.
+    pub fn runtime_id(&self) -> RuntimeId {
+        RuntimeId { pod: self.id.clone(), incarnation: self.incarnation }
+    }
+    /// All layers of its root, lowest first (without init's).
+    pub fn root_layers(&self) -> Vec<Digest> {
+        self.layers.iter().chain(&self.private_layer).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_may_be_deleted_but_deleting_leads_nowhere() {
+        for state in PodState::ALL {
+            assert_eq!(state.may_become(PodState::Deleting), state != PodState::Deleting, "{state}");
+            assert!(!PodState::Deleting.may_become(state));
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
+
+    #[test]
+    fn runtime_ids_read_back_and_refuse_others() {
+        let id = RuntimeId { pod: PodId::random().unwrap(), incarnation: 7 };
+        assert_eq!(RuntimeId::parse(&id.to_string()), Some(id));
+        for bad in ["", "x", "0123456789abcdef", "0123456789abcdef-", "0123456789abcdef-01", "0123456789abcdef--1"] {
+            assert_eq!(RuntimeId::parse(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What a user may ask of a pod, checked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ImageName, PodName, Protocol};
+
+/// Limits of a pod. All of them hold for the sandbox as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// Thousandths of a processor.
+    pub cpu_millis: u32,
+    /// Bytes of memory, the sandbox's own included.
+    pub memory: u64,
+    /// Processes and threads inside the pod and of its sandbox.
+    pub pids: u32,
+    /// Bytes of the writable layer.
+    pub disk: u64,
+}
+
+/// A port forward asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRequest {
+    /// Port in the pod.
+    pub pod: u16,
+    /// Port on the host; none: one of the pool.
+    pub host: Option<u16>,
+    /// Transport.
+    pub protocol: Protocol,
+}
+
+/// A host directory seen in the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeMount {
+    /// A named volume or an absolute host directory.
+    pub source: String,
+    /// Absolute path in the pod.
+    pub target: PathBuf,
+    /// Whether the pod may not write to it.
+    pub read_only: bool,
+}
+
+/// How to tell that the application answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReadyCheck {
+    /// `GET` of that path on that port answers 2xx or 3xx.
+    Http {
+        /// Port in the pod.
+        port: u16,
+        /// Path, beginning with `/`.
+        path: String,
+    },
+    /// That port accepts a connection.
+    Tcp {
+        /// Port in the pod.
+        port: u16,
+    },
+    /// That command exits with 0.
+    Exec {
+        /// The command.
+        command: Vec<String>,
+    },
+}
+
+/// A readiness probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ready {
+    /// What is asked.
+    pub check: ReadyCheck,
+    /// Milliseconds until the pod counts as not ready.
+    pub timeout_ms: u64,
+}
+
+/// All a user asked for, with defaults filled in. Stored with the pod and in its snapshots (without `env`: see [`PodSpec::env`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// The pod's name.
+    pub name: PodName,
+    /// The image's name.
+    pub image: ImageName,
+    /// What is run; empty: the image's own command.
+    pub command: Vec<String>,
+    /// Environment on top of the image's. Kept in the database (mode 0600), never in a bundle, an argv or a snapshot's manifest.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Limits.
+    pub resources: Resources,
+    /// Port forwards.
+    pub ports: Vec<PortRequest>,
+    /// Volumes.
+    pub volumes: Vec<VolumeMount>,
+    /// Working directory; none: the image's.
+    pub working_dir: Option<String>,
+    /// `user[:group]`; none: the image's.
+    pub user: Option<String>,
+    /// Host name in the pod; none: its name.
+    pub hostname: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Readiness probe.
+    pub ready: Option<Ready>,
+}
