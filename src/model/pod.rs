@@ -202,8 +202,9 @@ pub struct PodRecord {
     pub forwards: Vec<Forward>,
     /// The image's layers as they were at create, lowest first.
     pub layers: Vec<Digest>,
-    /// Its own saved writable layer, stacked above the image's.
-    pub private_layer: Option<Digest>,
+    /// Its own saved writable layers, stacked above the image's, lowest first: one for each stop that changed the root.
+    #[serde(default)]
+    pub private_layers: Vec<Digest>,
     /// Digest of the init in its sandbox.
     pub init: Digest,
     /// The image's configuration as it was at create.
@@ -214,8 +215,11 @@ pub struct PodRecord {
     pub template: u32,
     /// Where the writable layer lives.
     pub rootfs_mode: RootfsMode,
-    /// The snapshot it sleeps in, or is being woken from.
+    /// The snapshot it sleeps in, or last slept in: kept until the next one or until the pod is removed.
     pub snapshot: Option<SnapshotId>,
+    /// Intent: the snapshot being written while it is `suspending`, or being put back while it is `restoring`.
+    #[serde(default)]
+    pub pending: Option<SnapshotId>,
     /// The boot in which its sandbox was made.
     pub boot_id: Option<String>,
     /// Pid of its sandbox on the host.
@@ -241,7 +245,7 @@ impl PodRecord {
     }
     /// All layers of its root, lowest first (without init's).
     pub fn root_layers(&self) -> Vec<Digest> {
-        self.layers.iter().chain(&self.private_layer).cloned().collect()
+        self.layers.iter().chain(&self.private_layers).cloned().collect()
     }
 }
 
