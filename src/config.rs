@@ -152,8 +152,22 @@ pub fn parse(text: &str) -> Result<(ConfigFile, Vec<String>)> {
 
 /// Every key of the file.
 pub const KEYS: [&str; 16] = [
-    "state-dir", "socket", "store", "store-allow-http", "pod-cidr", "port-range", "allowed-ports", "resolvers", "runsc",
-    "cache-bytes", "max-layer-bytes", "freeze-limit-seconds", "log-max-bytes", "log-files", "disk-reserve", "tiers",
+    "state-dir",
+    "socket",
+    "store",
+    "store-allow-http",
+    "pod-cidr",
+    "port-range",
+    "allowed-ports",
+    "resolvers",
+    "runsc",
+    "cache-bytes",
+    "max-layer-bytes",
+    "freeze-limit-seconds",
+    "log-max-bytes",
+    "log-files",
+    "disk-reserve",
+    "tiers",
 ];
 
 /// Fills in defaults and checks that the values go together.
@@ -236,7 +250,8 @@ mod tests {
 
     #[test]
     fn defaults_are_complete_and_unknown_keys_are_named() {
-        let (file, unknown) = parse("state-dir = '/x'\nnew-thing = 1\n[tiers.'a.b']\ncpus = 0.5\nmemory = 1\ndisk = 2\n").unwrap();
+        let (file, unknown) =
+            parse("state-dir = '/x'\nnew-thing = 1\n[tiers.'a.b']\ncpus = 0.5\nmemory = 1\ndisk = 2\n").unwrap();
         assert_eq!(unknown, ["new-thing"]);
         let config = complete(file).unwrap();
         assert_eq!(config.store, "file:///x/store");
@@ -248,7 +263,13 @@ mod tests {
     fn wrong_values_name_the_line() {
         let e = parse("socket = 1\nstate-dir = 'x'\n").unwrap_err().report();
         assert!(e.contains("line 1") && e.contains("socket"), "{e}");
-        for bad in ["port-range = '9'", "port-range = '0-1'", "port-range = '5-4'", "pod-cidr = '10.0.0.0/30'", "state-dir = 'rel'"] {
+        for bad in [
+            "port-range = '9'",
+            "port-range = '0-1'",
+            "port-range = '5-4'",
+            "pod-cidr = '10.0.0.0/30'",
+            "state-dir = 'rel'",
+        ] {
             assert!(complete(parse(bad).unwrap().0).is_err(), "{bad}");
         }
     }
@@ -257,12 +278,19 @@ mod tests {
     fn every_key_of_the_file_is_known() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/config.rs")).unwrap();
         let fields = text.split("pub struct ConfigFile {").nth(1).unwrap().split("\n}").next().unwrap();
-        let names: Vec<String> = fields.lines().filter_map(|l| l.trim().strip_prefix("pub ")).map(|l| l.split(':').next().unwrap().replace('_', "-")).collect();
+        let names: Vec<String> = fields
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("pub "))
+            .map(|l| l.split(':').next().unwrap().replace('_', "-"))
+            .collect();
         assert_eq!(names, KEYS);
     }
 
     #[test]
     fn resolvers_on_the_loopback_are_left_out() {
-        assert_eq!(usable_resolvers("nameserver 127.0.0.53\nnameserver 169.254.169.254\nsearch x\n"), [Ipv4Addr::new(169, 254, 169, 254)]);
+        assert_eq!(
+            usable_resolvers("nameserver 127.0.0.53\nnameserver 169.254.169.254\nsearch x\n"),
+            [Ipv4Addr::new(169, 254, 169, 254)]
+        );
     }
 }

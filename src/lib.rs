@@ -15,4 +15,13 @@
 //! - `cli`: the command line, a client of that API only.
 //! - [`channel`]: the framed protocol with init; `pod`: what runs in and beside a pod.
 
+pub mod channel;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod host;
 pub mod model;
+#[cfg(feature = "daemon")]
+pub mod plan;
+#[cfg(feature = "pod")]
+pub mod pod;

@@ -1,0 +1,111 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn frames_of(bytes: &[u8], step: usize) -> Vec<Frame> {
+    let mut decoder = Decoder::default();
+    let mut frames = Vec::new();
+    for chunk in bytes.chunks(step.max(1)) {
+        decoder.push(chunk);
+        while let Some(frame) = decoder.next_frame() {
+            frames.push(frame);
+        }
+    }
+    frames
+}
+
+fn requests() -> Vec<Request> {
+    vec![
+        Request::Hello { version: 1, session: u64::MAX, acknowledged: 7 },
+        Request::Launch(Launch {
+            command: vec!["a".into(), "ü".into()], env: vec!["A=1".into()], ..Launch::default()
+        }),
+        Request::Exec { process: 3, exec: Exec { stdin: true, ..Exec::default() } },
+        Request::Signal { process: 0, signal: 15 },
+        Request::Stdin { process: 9, data: vec![0, 255, 10] },
+        Request::Stdin { process: 9, data: vec![] },
+        Request::Quiesce,
+        Request::Resume,
+        Request::Identity(Identity { entropy: vec![1, 2], machine_id: Some("x".into()), ..Identity::default() }),
+        Request::Probe { id: 4, probe: Probe::Http { port: 80, path: "/".into() }, timeout_ms: 5 },
+        Request::Ack(u64::MAX),
+        Request::Finish,
+    ]
+}
+
+fn events() -> Vec<Event> {
+    vec![
+        Event::Hello { version: 1, session: 5, launched: true },
+        Event::Started { process: 1 },
+        Event::StartFailed { process: 1, why: StartFailure::NotFound, message: "no".into() },
+        Event::Output { process: 2, stream: Stream::Stderr, data: vec![0; 100_000] },
+        Event::Exited { process: 2, code: None, signal: Some(9) },
+        Event::Quiesced,
+        Event::Identified { failed: None },
+        Event::Probed { id: 1, ready: true },
+    ]
+}
+
+#[test]
+fn all_that_is_said_is_understood() {
+    for request in requests() {
+        let bytes: Vec<u8> = request.frames().concat();
+        let frames = frames_of(&bytes, 7);
+        assert_eq!(frames.iter().map(Request::parse).collect::<Vec<_>>(), [Some(request)]);
+    }
+    for (n, event) in events().into_iter().enumerate() {
+        let frames = frames_of(&event.encode(n as u64), 1000);
+        assert_eq!(frames[0].sequence, n as u64);
+        assert_eq!(frames.iter().map(Event::parse).collect::<Vec<_>>(), [Some(event)]);
+    }
+}
+
+#[test]
+fn long_requests_go_in_pieces_that_a_fifo_takes_whole() {
+    let request = Request::Launch(Launch { env: vec!["A=".to_owned() + &"x".repeat(50_000)], ..Launch::default() });
+    let frames = request.frames();
+    assert!(frames.len() > 10 && frames.iter().all(|f| f.len() <= ATOMIC));
+    // A message that was broken off is forgotten when another begins.
+    let hello = Request::Hello { version: 1, session: 1, acknowledged: 0 };
+    let mut bytes = frames[..3].concat();
+    bytes.extend(hello.frames().concat());
+    assert_eq!(frames_of(&bytes, 100).iter().filter_map(Request::parse).collect::<Vec<_>>(), [hello]);
+}
+
+#[test]
+fn reading_begun_in_the_middle_finds_the_next_frame() {
+    let first = Event::Output { process: 0, stream: Stream::Stdout, data: b"TTPPTPC1 not a header".to_vec() }.encode(1);
+    let second = Event::Quiesced.encode(0);
+    for cut in 1..first.len() {
+        let mut bytes = first[cut..].to_vec();
+        bytes.extend_from_slice(&second);
+        assert_eq!(
+            frames_of(&bytes, 5).iter().filter_map(Event::parse).collect::<Vec<_>>(),
+            [Event::Quiesced],
+            "{cut}"
+        );
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let launch = Launch { env: vec!["TOKEN=hunter2".into()], ..Launch::default() };
+    assert!(!format!("{launch:?}").contains("hunter2"));
+}
+
+proptest! {
+    #[test]
+    fn rubbish_never_panics_and_memory_is_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..5000), step in 1_usize..600) {
+        for frame in frames_of(&bytes, step) {
+            let _ = (Request::parse(&frame), Event::parse(&frame));
+        }
+    }
+
+    #[test]
+    fn any_body_comes_through(body in proptest::collection::vec(any::<u8>(), 0..20_000), sequence: u64, step in 1_usize..9000) {
+        let frames = frames_of(&encode_fragments(200, sequence, &body).concat(), step);
+        prop_assert_eq!(frames, vec![Frame { kind: 200, sequence, body: body.clone() }]);
+        let frames = frames_of(&encode(201, sequence, &body), step);
+        prop_assert_eq!(frames, vec![Frame { kind: 201, sequence, body }]);
+    }
+}

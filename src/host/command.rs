@@ -1,0 +1,171 @@
+//! The one runner of other programs: an argument vector, a clean environment, a deadline, bounded output.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+
+use crate::model::{Code, Error, Result};
+
+/// Bytes of each output stream that are kept.
+const OUTPUT_LIMIT: u64 = 4 << 20;
+
+/// A program to run.
+#[derive(Debug, Clone)]
+pub struct EngineCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments. Never a secret: other users of the host can read them.
+    pub args: Vec<OsString>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// It is killed after that.
+    pub timeout: Duration,
+    /// Where it logs, if it does: quoted when it fails.
+    pub log: Option<PathBuf>,
+}
+
+impl EngineCommand {
+    /// A program with its arguments, half a minute and an empty environment but for PATH.
+    pub fn new<A: Into<OsString>>(program: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+        EngineCommand {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: vec![("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())],
+            timeout: Duration::from_secs(30),
+            log: None,
+        }
+    }
+
+    fn name(&self) -> String {
+        self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// What a program that succeeded said.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    /// Its standard output, as far as it was kept.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as far as it was kept.
+    pub stderr: Vec<u8>,
+}
+
+/// Foreign text made fit for one line of a message.
+pub fn quote(bytes: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(4).collect();
+    let joined = tail.into_iter().rev().collect::<Vec<_>>().join("; ");
+    let clean: String = joined.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let skip = clean.chars().count().saturating_sub(most);
+    clean.chars().skip(skip).collect()
+}
+
+/// Runs it to its end. Cancelled, it is killed.
+///
+/// # Errors
+/// [`Code::Timeout`] after its time; [`Code::Runtime`] when it can't be run or does not exit with 0, with what it said.
+pub async fn run(command: &EngineCommand, stdin: &[u8]) -> Result<Output> {
+    run_with(command, stdin, true).await
+}
+
+/// As [`run`], for a program that must not be killed half-way: cancelled, it goes on by itself.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_to_the_end(command: &EngineCommand) -> Result<Output> {
+    run_with(command, &[], false).await
+}
+
+async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> Result<Output> {
+    let begun = Instant::now();
+    let name = command.name();
+    let cannot = |e: std::io::Error| {
+        let error = Error::new(Code::Runtime, format!("run {}", command.program.display())).because(e);
+        error.hint("`torpor doctor` tells which programs are missing")
+    };
+    // Files in memory, not pipes: a sandbox inherits them, and a pipe would not end before the sandbox does.
+    let (out, err) = (memory_file().map_err(cannot)?, memory_file().map_err(cannot)?);
+    let mut child = tokio::process::Command::new(&command.program)
+        .args(&command.args)
+        .env_clear()
+        .envs(command.env.iter().map(|(k, v)| (k, v)))
+        .current_dir("/")
+        .stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(out.try_clone().map_err(cannot)?)
+        .stderr(err.try_clone().map_err(cannot)?)
+        .kill_on_drop(kill_on_drop)
+        .process_group(0)
+        .spawn()
+        .map_err(cannot)?;
+    let input = child.stdin.take();
+    let feed = async {
+        if let Some(mut input) = input {
+            // A program that does not read all of it says so by its exit status.
+            let _ = input.write_all(stdin).await;
+        }
+    };
+    let work = async { tokio::join!(feed, child.wait()).1 };
+    let status = match tokio::time::timeout(command.timeout, work).await {
+        Ok(status) => status.map_err(cannot)?,
+        Err(_) => {
+            let _ = child.start_kill();
+            let message = format!("{name} did not end in {} s and was killed", command.timeout.as_secs());
+            return Err(Error::new(Code::Timeout, message));
+        }
+    };
+    let (stdout, stderr) = (kept(out).map_err(cannot)?, kept(err).map_err(cannot)?);
+    if status.success() {
+        return Ok(Output { stdout, stderr });
+    }
+    let log = command.log.as_ref().and_then(|p| std::fs::read(p).ok()).unwrap_or_default();
+    let said = if stderr.is_empty() { quote(&log, 800) } else { quote(&stderr, 800) };
+    Err(Error::new(Code::Runtime, format!("{name} failed ({status}, {} ms): {said}", begun.elapsed().as_millis())))
+}
+
+fn memory_file() -> std::io::Result<File> {
+    Ok(File::from(rustix::fs::memfd_create("torpor-output", rustix::fs::MemfdFlags::CLOEXEC)?))
+}
+
+fn kept(mut file: File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(OUTPUT_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_input_and_failures() {
+        let mut cat = EngineCommand::new("/bin/cat", ["-"]);
+        assert_eq!(run(&cat, b"hello").await.unwrap().stdout, b"hello");
+        cat.args = vec!["/nonexistent/file".into()];
+        let e = run(&cat, b"").await.unwrap_err();
+        assert!(e.report().contains("/nonexistent/file") && e.code() == Code::Runtime, "{}", e.report());
+        let e = run(&EngineCommand::new("/nonexistent/program", [""; 0]), b"").await.unwrap_err();
+        assert!(e.hint_text().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_hangs_is_killed_and_what_it_left_running_does_not_delay() {
+        let mut hang = EngineCommand::new("/bin/sleep", ["100"]);
+        hang.timeout = Duration::from_millis(50);
+        assert_eq!(run(&hang, b"").await.unwrap_err().code(), Code::Timeout);
+        let begun = Instant::now();
+        run(&EngineCommand::new("/bin/sh", ["-c", "sleep 3 & echo x"]), b"").await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn foreign_text_is_one_clean_line() {
+        assert_eq!(quote(b"a\n\x1b[31mb\n\n", 100), "a;  [31mb");
+        assert_eq!(quote("xü".as_bytes(), 1), "ü");
+    }
+}

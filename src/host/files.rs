@@ -1,0 +1,203 @@
+//! Files: made, replaced and removed so that a crash leaves the old or the new, never half.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::model::{Attempt, Code, Error, Result};
+
+fn code(e: &std::io::Error) -> Code {
+    if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) { Code::Exhausted } else { Code::Internal }
+}
+
+fn failed<T>(result: std::io::Result<T>, what: &str, path: &Path) -> Result<T> {
+    result.map_err(|e| Error::new(code(&e), format!("{what} {}", path.display())).because(e))
+}
+
+/// Makes a directory; one that is there already is fine. Its parent must exist.
+///
+/// # Errors
+/// It can't be made.
+pub fn create_dir(path: &Path, mode: u32) -> Result<()> {
+    create_dir_all(path, mode)
+}
+
+/// Makes a directory with its parents.
+///
+/// # Errors
+/// It can't be made.
+pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
+    failed(DirBuilder::new().recursive(true).mode(mode).create(path), "make directory", path)
+}
+
+/// Writes a file that need not survive a power loss.
+///
+/// # Errors
+/// It can't be written.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
+    failed(file.and_then(|mut f| f.write_all(bytes)), "write", path)
+}
+
+/// Puts a file in the place of an older one, durably: after a power loss it is the old or the new one.
+///
+/// # Errors
+/// It can't be written; the old one is still there.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let new = sibling(path);
+    let write = || -> std::io::Result<()> {
+        let _ = std::fs::remove_file(&new);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        sync_parent(path)
+    };
+    let result = write();
+    if result.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    failed(result, "replace", path)
+}
+
+fn sibling(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+/// Makes the entry of `path` in its directory durable.
+///
+/// # Errors
+/// The directory can't be synced.
+pub fn sync_parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Renames durably.
+///
+/// # Errors
+/// It can't be renamed.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    failed(std::fs::rename(from, to).and_then(|()| sync_parent(to)), "rename to", to)
+}
+
+/// Reads a small text file.
+///
+/// # Errors
+/// It can't be read.
+pub fn read(path: &Path) -> Result<String> {
+    failed(std::fs::read_to_string(path), "read", path)
+}
+
+/// Reads a small text file that may be missing.
+///
+/// # Errors
+/// It is there and can't be read.
+pub fn read_if_present(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => failed(Err(e), "read", path),
+    }
+}
+
+/// Names in a directory; none if there is no directory.
+///
+/// # Errors
+/// It can't be read.
+pub fn list(path: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => failed(other, "list", path)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(failed(entry, "list", path)?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a file or a tree; not there: nothing to do. Links are removed, not followed.
+///
+/// # Errors
+/// Something of it can't be removed.
+pub async fn remove_tree(path: &Path) -> Result<()> {
+    let owned = path.to_owned();
+    let removed = tokio::task::spawn_blocking(move || remove_tree_now(&owned)).await;
+    removed.attempt(Code::Internal, || format!("remove {}", path.display()))?
+}
+
+/// As [`remove_tree`], on this thread.
+///
+/// # Errors
+/// Something of it can't be removed.
+pub fn remove_tree_now(path: &Path) -> Result<()> {
+    let gone = |r: std::io::Result<()>| match r {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    let result = match std::fs::symlink_metadata(path) {
+        Err(e) => gone(Err(e)),
+        Ok(m) if m.is_dir() => gone(std::fs::remove_dir_all(path)),
+        Ok(_) => gone(std::fs::remove_file(path)),
+    };
+    failed(result, "remove", path)
+}
+
+/// Bytes free for root on the file system of `path`.
+///
+/// # Errors
+/// It can't be asked.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(path)
+        .attempt(Code::Internal, || format!("ask the free space of {}", path.display()))?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// Bytes that a tree takes on disk.
+///
+/// # Errors
+/// It can't be read.
+pub fn tree_bytes(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut sum = 0;
+    for name in list(path)? {
+        let entry = path.join(name);
+        let meta = failed(std::fs::symlink_metadata(&entry), "look at", &entry)?;
+        sum += if meta.is_dir() { tree_bytes(&entry)? } else { meta.blocks() * 512 };
+    }
+    Ok(sum)
+}
+
+/// A lock that one process holds; given back when dropped or when the process ends.
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+/// Takes the lock file `path`.
+///
+/// # Errors
+/// [`Code::InUse`]: another process has it.
+pub fn lock(path: &Path) -> Result<Lock> {
+    let file =
+        failed(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path), "open", path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Lock).map_err(|(_, e)| {
+        Error::new(Code::InUse, format!("lock {}", path.display()))
+            .because(e)
+            .hint("another torpord runs with this state directory")
+    })
+}
+
+/// Makes a file executable for all, not writable.
+///
+/// # Errors
+/// Its mode can't be set.
+pub fn make_executable(path: &Path) -> Result<()> {
+    failed(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o555)), "set the mode of", path)
+}

@@ -1,0 +1,265 @@
+//! The client of a shim's socket. Connections are kept and used again: an exec costs one round trip.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::{ExecOutput, ExitRecord, Shim, ShimStatus};
+use crate::channel::control::{self, Answer, Ask, kind};
+use crate::channel::{Exec, Identity, Launch, Probe};
+use crate::host::command::EngineCommand;
+use crate::model::{Attempt, Code, Error, Result};
+
+/// Bytes of each stream of an exec that are kept.
+const KEPT: usize = 16 << 20;
+/// For what a live shim and init answer at once.
+const SOON: Duration = Duration::from_secs(10);
+/// Idle connections kept.
+const IDLE: usize = 4;
+
+/// A shim, by its socket.
+pub struct ShimClient {
+    socket: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+struct Connection {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn send<T: Serialize + Sync>(&mut self, message: &T) -> std::io::Result<()> {
+        self.stream.write_all(&control::encode_json(message)).await
+    }
+
+    async fn next(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
+        loop {
+            match control::take(&mut self.buffer) {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {}
+                Err(()) => return Err(std::io::Error::other("the shim sent an impossible length")),
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+impl ShimClient {
+    /// The shim of that socket.
+    pub fn new(socket: PathBuf) -> Self {
+        ShimClient { socket, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Whether somebody serves the socket.
+    pub async fn answers(&self) -> bool {
+        match self.connect().await {
+            Ok(c) => {
+                self.keep(c);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn connect(&self) -> std::io::Result<Connection> {
+        Ok(Connection { stream: UnixStream::connect(&self.socket).await?, buffer: Vec::with_capacity(4096) })
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE && connection.buffer.is_empty() {
+            idle.push(connection);
+        }
+    }
+
+    fn lost(what: &str, e: std::io::Error) -> Error {
+        Error::new(Code::Runtime, format!("{what}: the pod's shim does not answer")).because(e)
+    }
+
+    /// A connection on which the question has been asked: a kept one if it is still good.
+    async fn ask(&self, what: &str, ask: &Ask) -> Result<Connection> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(mut c) = kept {
+            // A shim that died closed its end: nothing is asked twice, since a closed socket takes nothing.
+            if !is_closed(&c.stream) && c.send(ask).await.is_ok() {
+                return Ok(c);
+            }
+        }
+        let mut c = self.connect().await.map_err(|e| Self::lost(what, e))?;
+        c.send(ask).await.map_err(|e| Self::lost(what, e))?;
+        Ok(c)
+    }
+
+    async fn call(&self, what: &str, ask: &Ask, limit: Option<Duration>) -> Result<Answer> {
+        let work = async {
+            let mut c = self.ask(what, ask).await?;
+            loop {
+                let (k, payload) = c.next().await.map_err(|e| Self::lost(what, e))?;
+                if k == kind::JSON {
+                    self.keep(c);
+                    return parse(what, &payload);
+                }
+            }
+        };
+        match limit {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work)
+                .await
+                .map_err(|_| Error::new(Code::Timeout, format!("{what}: no answer in {} s", limit.as_secs())))?,
+        }
+    }
+
+    async fn done(&self, what: &str, ask: &Ask, limit: Duration) -> Result<()> {
+        match self.call(what, ask, Some(limit)).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(what, &other)),
+        }
+    }
+}
+
+fn is_closed(stream: &UnixStream) -> bool {
+    use std::os::fd::AsFd;
+    let mut fds = [nix::poll::PollFd::new(stream.as_fd(), nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+fn parse(what: &str, payload: &[u8]) -> Result<Answer> {
+    match serde_json::from_slice(payload).attempt(Code::Internal, || format!("{what}: read the shim's answer"))? {
+        Answer::Failed { code, message } => Err(Error::new(code, format!("{what}: {message}"))),
+        answer => Ok(answer),
+    }
+}
+
+fn unexpected(what: &str, answer: &Answer) -> Error {
+    Error::internal(format!("{what}: the shim answered something else: {answer:?}"))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[async_trait]
+impl Shim for ShimClient {
+    async fn status(&self) -> Result<ShimStatus> {
+        match self.call("ask the shim", &Ask::Status, Some(SOON)).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(unexpected("ask the shim", &other)),
+        }
+    }
+
+    async fn create(&self, command: &EngineCommand) -> Result<()> {
+        let args = command.args.iter().map(|a| a.clone().into_string());
+        let ask = Ask::Create {
+            program: command.program.clone(),
+            args: args.collect::<Result<_, _>>().map_err(|_| Error::internal("a path that is not UTF-8"))?,
+            env: command.env.clone(),
+            timeout_ms: millis(command.timeout),
+            log: command.log.clone(),
+        };
+        self.done("create the sandbox", &ask, command.timeout + SOON).await
+    }
+
+    async fn launch(&self, launch: &Launch) -> Result<()> {
+        self.done("start the command", &Ask::Launch(launch.clone()), 3 * SOON).await
+    }
+
+    async fn exec(&self, exec: &Exec, stdin: Vec<u8>, timeout: Option<Duration>) -> Result<ExecOutput> {
+        let what = "run the command";
+        let mut exec = exec.clone();
+        exec.stdin = !stdin.is_empty();
+        let wants_input = exec.stdin;
+        let mut c = self.ask(what, &Ask::Exec { exec, timeout_ms: timeout.map(millis) }).await?;
+        let mut output = ExecOutput::default();
+        let (payload, feeding) = {
+            let (mut reader, mut writer) = c.stream.split();
+            let feed = async {
+                if wants_input {
+                    for part in stdin.chunks(64 * 1024) {
+                        writer.write_all(&control::encode(kind::STDIN, part)).await?;
+                    }
+                    writer.write_all(&control::encode(kind::STDIN_END, &[])).await?;
+                }
+                Ok::<_, std::io::Error>(())
+            };
+            let buffer = &mut c.buffer;
+            let read = async {
+                loop {
+                    match control::take(buffer) {
+                        Ok(Some((kind::JSON, payload))) => return Ok(payload),
+                        Ok(Some((k, data))) => {
+                            let stream = if k == kind::STDOUT { &mut output.stdout } else { &mut output.stderr };
+                            let room = KEPT - stream.len();
+                            output.truncated |= data.len() > room;
+                            stream.extend_from_slice(&data[..data.len().min(room)]);
+                        }
+                        Ok(None) => {
+                            if reader.read_buf(buffer).await? == 0 {
+                                return Err(std::io::ErrorKind::UnexpectedEof.into());
+                            }
+                        }
+                        Err(()) => return Err(std::io::Error::other("an impossible length")),
+                    }
+                }
+            };
+            tokio::pin!(feed, read);
+            // The answer may come before all input is taken: a program need not read it.
+            let mut feeding = true;
+            loop {
+                tokio::select! {
+                    fed = &mut feed, if feeding => { feeding = false; fed.map_err(|e| Self::lost(what, e))?; }
+                    payload = &mut read => break (payload.map_err(|e| Self::lost(what, e))?, feeding),
+                }
+            }
+        };
+        match parse(what, &payload)? {
+            Answer::Exited { code, signal, timed_out } => {
+                output.exit_code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
+                output.timed_out = timed_out;
+                if !feeding {
+                    self.keep(c);
+                }
+                Ok(output)
+            }
+            other => Err(unexpected(what, &other)),
+        }
+    }
+
+    async fn signal(&self, signal: i32) -> Result<()> {
+        self.done("send a signal", &Ask::Signal { signal }, SOON).await
+    }
+
+    async fn probe(&self, probe: &Probe, timeout: Duration) -> Result<()> {
+        self.done("probe", &Ask::Probe { probe: probe.clone(), timeout_ms: millis(timeout) }, timeout + SOON).await
+    }
+
+    async fn quiesce(&self) -> Result<()> {
+        self.done("quiesce the pod", &Ask::Quiesce, SOON).await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.done("let the pod go on", &Ask::Resume, SOON).await
+    }
+
+    async fn identify(&self, identity: &Identity) -> Result<()> {
+        self.done("tell the pod its identity", &Ask::Identify(identity.clone()), 3 * SOON).await
+    }
+
+    async fn wait(&self) -> Result<ExitRecord> {
+        match self.call("wait for the pod", &Ask::Wait, None).await? {
+            Answer::Ended(exit) => Ok(exit),
+            other => Err(unexpected("wait for the pod", &other)),
+        }
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.done("end the shim", &Ask::Shutdown, SOON).await
+    }
+}

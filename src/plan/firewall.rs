@@ -1,0 +1,151 @@
+//! The firewall as text for `iptables-restore`.
+//!
+//! Isolation lives in the router's namespace, where no flush or reload of the host's firewall reaches it. The host has
+//! only what must be there: address translation in chains of ours, and jumps to them that bear the instance's tag.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+
+use crate::model::InstanceTag;
+
+/// A host port and where it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForwardTo {
+    /// Port on the host.
+    pub host: u16,
+    /// Address and port of the pod.
+    pub target: SocketAddrV4,
+}
+
+/// Names of the host's chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostChains {
+    /// nat: forwards.
+    pub forwards: String,
+    /// nat: masquerade.
+    pub masquerade: String,
+    /// filter: what pods may send through the host.
+    pub filter: String,
+    /// filter: what pods may send to the host itself.
+    pub input: String,
+    comment: String,
+    uplink: String,
+}
+
+/// A jump from a built-in chain: table, chain, rule.
+pub type Jump = (&'static str, &'static str, Vec<String>);
+
+impl HostChains {
+    /// Of one instance.
+    pub fn new(tag: &InstanceTag) -> Self {
+        HostChains {
+            forwards: format!("TORPOR-{tag}-FWD"),
+            masquerade: format!("TORPOR-{tag}-MASQ"),
+            filter: format!("TORPOR-{tag}-PASS"),
+            input: format!("TORPOR-{tag}-IN"),
+            comment: format!("torpor:{tag}"),
+            uplink: crate::plan::network::uplink(tag),
+        }
+    }
+
+    /// The rules by which built-in chains lead to ours. They stand first, so that another program's policy or rules
+    /// (docker's `FORWARD` policy is DROP) don't cut pods off.
+    pub fn jumps(&self) -> Vec<Jump> {
+        let rule = |parts: &[&str], to: &str| {
+            let mut all: Vec<String> = parts.iter().map(|s| (*s).to_owned()).collect();
+            all.extend(["-m", "comment", "--comment", &self.comment, "-j", to].map(str::to_owned));
+            all
+        };
+        vec![
+            // Only what is addressed to the host itself: traffic that passes through is left alone.
+            ("nat", "PREROUTING", rule(&["-m", "addrtype", "--dst-type", "LOCAL"], &self.forwards)),
+            (
+                "nat",
+                "OUTPUT",
+                rule(&["!", "-d", "127.0.0.0/8", "-m", "addrtype", "--dst-type", "LOCAL"], &self.forwards),
+            ),
+            ("nat", "POSTROUTING", rule(&[], &self.masquerade)),
+            ("filter", "FORWARD", rule(&[], &self.filter)),
+            ("filter", "INPUT", rule(&["-i", &self.uplink], &self.input)),
+        ]
+    }
+
+    /// The whole content of our chains: replaces what they held, in one step for each table.
+    pub fn content(&self, cidr: Ipv4Net, forwards: &[ForwardTo]) -> String {
+        let mut text = String::from("*nat\n");
+        let _ = writeln!(text, ":{} - [0:0]\n:{} - [0:0]", self.forwards, self.masquerade);
+        for ForwardTo { host, target } in forwards {
+            let _ = writeln!(text, "-A {} -p tcp --dport {host} -j DNAT --to-destination {target}", self.forwards);
+        }
+        // Replies to a pod that reaches a forwarded port by the host's address must come back through the host too.
+        let _ = writeln!(text, "-A {} -s {cidr} ! -d {cidr} -j MASQUERADE", self.masquerade);
+        let _ = writeln!(text, "COMMIT\n*filter\n:{} - [0:0]\n:{} - [0:0]", self.filter, self.input);
+        let _ = writeln!(
+            text,
+            "-A {} -i {} -j ACCEPT\n-A {} -o {} -j ACCEPT",
+            self.filter, self.uplink, self.filter, self.uplink
+        );
+        // The router drops this already; here it holds even while the router's list of our addresses is out of date.
+        let _ = writeln!(
+            text,
+            "-A {} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n-A {} -j DROP",
+            self.input, self.input
+        );
+        text.push_str("COMMIT\n");
+        text
+    }
+
+    /// Our chains and their tables.
+    pub fn chains(&self) -> [(&'static str, &str); 4] {
+        [("nat", &self.forwards), ("nat", &self.masquerade), ("filter", &self.filter), ("filter", &self.input)]
+    }
+}
+
+/// What the router lets through. The whole table of its namespace, replaced in one step.
+///
+/// `own`: the host's addresses, which pods must not reach. `resolvers`: name servers they may ask nevertheless.
+pub fn router(cidr: Ipv4Net, own: &[Ipv4Addr], resolvers: &[Ipv4Addr]) -> String {
+    let up = crate::plan::network::ROUTER_UPLINK;
+    let mut text = String::from(
+        "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:PODS - [0:0]\n\
+         -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n",
+    );
+    // Towards pods: what the host sends, itself or for others by a forward.
+    let _ = writeln!(text, "-A FORWARD -i {up} -d {cidr} -j ACCEPT");
+    let _ = writeln!(text, "-A FORWARD ! -i {up} -o {up} -j PODS");
+    for r in resolvers {
+        for protocol in ["udp", "tcp"] {
+            let _ = writeln!(text, "-A PODS -d {r} -p {protocol} --dport 53 -j ACCEPT");
+        }
+    }
+    let closed = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"];
+    for net in closed.iter().map(ToString::to_string).chain([cidr.to_string()]) {
+        let _ = writeln!(text, "-A PODS -d {net} -j DROP");
+    }
+    for address in own {
+        let _ = writeln!(text, "-A PODS -d {address} -j DROP");
+    }
+    text.push_str("-A PODS -j ACCEPT\nCOMMIT\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_what_it_was() {
+        let chains = HostChains::new(&"abcdef".parse().unwrap());
+        let cidr: Ipv4Net = "10.90.0.0/16".parse().unwrap();
+        let forward = ForwardTo { host: 8080, target: "10.90.0.3:80".parse().unwrap() };
+        insta::assert_snapshot!("host", chains.content(cidr, &[forward]));
+        insta::assert_snapshot!(
+            "router",
+            router(cidr, &["192.0.2.1".parse().unwrap()], &["169.254.169.254".parse().unwrap()])
+        );
+        let jumps: Vec<String> = chains.jumps().iter().map(|(t, c, r)| format!("{t} {c} {}", r.join(" "))).collect();
+        insta::assert_snapshot!("jumps", jumps.join("\n"));
+    }
+}

@@ -1,0 +1,6 @@
+//! Decisions: pure functions from what is known to what should be done. Nothing here touches the operating system.
+
+pub mod bundle;
+pub mod firewall;
+pub mod limits;
+pub mod network;

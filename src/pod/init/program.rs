@@ -1,0 +1,229 @@
+//! Starting a program: who it runs as, where, and how it is known that it could not be started.
+#![allow(unsafe_code, reason = "fork: init has one thread, so the child may do anything a program may")]
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::stat::Mode;
+use nix::unistd::{
+    ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, read, setgid, setgroups, setsid,
+    setuid, write,
+};
+
+use super::user;
+use crate::channel::StartFailure;
+
+/// Bytes of input kept for a program that does not read; beyond that input is refused by closing it.
+const INPUT_LIMIT: usize = 64 << 20;
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) struct Spawn<'a> {
+    pub(super) command: &'a [String],
+    pub(super) env: &'a [String],
+    pub(super) working_dir: &'a str,
+    pub(super) user: &'a str,
+    pub(super) stdin: bool,
+}
+
+pub(super) struct Program {
+    pub(super) pid: Pid,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) ended: Option<(Option<i32>, Option<i32>)>,
+    pub(super) reported: bool,
+    pub(super) linger_until: Option<i64>,
+    input: VecDeque<u8>,
+    input_ended: bool,
+}
+
+impl Program {
+    /// Takes input for it; nothing means the end of input.
+    pub(super) fn give(&mut self, data: Vec<u8>) {
+        if self.stdin.is_none() {
+            return;
+        }
+        if data.is_empty() || self.input.len() + data.len() > INPUT_LIMIT {
+            self.input_ended = true;
+        } else {
+            self.input.extend(data);
+        }
+        self.write_stdin();
+    }
+
+    pub(super) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    pub(super) fn write_stdin(&mut self) {
+        while let (Some(fd), false) = (&self.stdin, self.input.is_empty()) {
+            match write(fd, self.input.as_slices().0) {
+                Ok(n) => drop(self.input.drain(..n)),
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                Err(_) => self.stdin = None,
+            }
+        }
+        if self.input.is_empty() && self.input_ended {
+            self.stdin = None;
+        }
+    }
+}
+
+type Failure = (StartFailure, String);
+
+/// Starts a program in a session of its own.
+pub(super) fn start(spawn: &Spawn<'_>) -> Result<Program, Failure> {
+    let refused = |what: &str, e: Errno| (StartFailure::Refused, format!("{what}: {}", e.desc()));
+    let name = spawn.command.first().ok_or((StartFailure::NotFound, "no command was given".to_owned()))?;
+    let account = user::resolve(spawn.user).map_err(|m| (StartFailure::Refused, m))?;
+    let mut env = spawn.env.to_vec();
+    let has = |env: &[String], n: &str| env.iter().any(|l| l.split('=').next() == Some(n));
+    if !has(&env, "PATH") {
+        env.push(format!("PATH={PATH}"));
+    }
+    if !has(&env, "HOME") {
+        env.push(format!("HOME={}", account.home));
+    }
+    let dir = if spawn.working_dir.is_empty() { "/" } else { spawn.working_dir };
+    let c = |s: &str| {
+        CString::new(s)
+            .map_err(|_| (StartFailure::Refused, "a NUL byte stands in the command or environment".to_owned()))
+    };
+    let args = spawn.command.iter().map(|a| c(a)).collect::<Result<Vec<_>, _>>()?;
+    let env_c = env.iter().map(|e| c(e)).collect::<Result<Vec<_>, _>>()?;
+    let search = env.iter().rev().find_map(|l| l.strip_prefix("PATH=")).unwrap_or(PATH);
+    let candidates = candidates(name, search).into_iter().map(|p| c(&p)).collect::<Result<Vec<_>, _>>()?;
+
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| refused("make a pipe", e));
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    let (said_read, said_write) = pipe()?;
+    let (in_read, in_write) = if spawn.stdin {
+        let (r, w) = pipe()?;
+        (r, Some(w))
+    } else {
+        let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        (null.map_err(|e| refused("open /dev/null", e))?, None)
+    };
+    // SAFETY: this process has one thread; the child only calls into the kernel, then execs or exits.
+    match unsafe { fork() }.map_err(|e| refused("fork", e))? {
+        ForkResult::Child => {
+            let failed = child(&account, dir, &in_read, &out_write, &err_write, &candidates, &args, &env_c);
+            let (step, errno) = failed;
+            let _ = write(&said_write, &[step, u8::try_from(errno as i32).unwrap_or(255)]);
+            // SAFETY: ends the child without running what belongs to its parent.
+            unsafe { libc::_exit(127) }
+        }
+        ForkResult::Parent { child: pid } => {
+            drop((in_read, out_write, err_write, said_write));
+            let mut said = [0_u8; 2];
+            let n = loop {
+                match read(&said_read, &mut said) {
+                    Err(Errno::EINTR) => {}
+                    other => break other.unwrap_or(0),
+                }
+            };
+            if n == 2 {
+                let _ = nix::sys::wait::waitpid(pid, None);
+                return Err(explain(said, name, dir));
+            }
+            for fd in [Some(&out_read), Some(&err_read), in_write.as_ref()].into_iter().flatten() {
+                super::set_nonblocking(fd.as_fd());
+            }
+            Ok(Program {
+                pid,
+                stdin: in_write,
+                stdout: Some(out_read),
+                stderr: Some(err_read),
+                ended: None,
+                reported: false,
+                linger_until: None,
+                input: VecDeque::new(),
+                input_ended: false,
+            })
+        }
+    }
+}
+
+const STEP_DIR: u8 = 1;
+const STEP_USER: u8 = 2;
+const STEP_STDIO: u8 = 3;
+const STEP_EXEC: u8 = 4;
+
+#[expect(clippy::too_many_arguments, reason = "all that the child needs, prepared before the fork")]
+fn child(
+    account: &user::Account,
+    dir: &str,
+    stdin: &OwnedFd,
+    stdout: &OwnedFd,
+    stderr: &OwnedFd,
+    candidates: &[CString],
+    args: &[CString],
+    env: &[CString],
+) -> (u8, Errno) {
+    let _ = setsid();
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        // SAFETY: sets the default action, which runs no code of ours.
+        let _ = unsafe { sigaction(signal, &default) };
+    }
+    let _ = SigSet::all().thread_unblock();
+    if let Err(e) = dup2_stdin(stdin).and_then(|()| dup2_stdout(stdout)).and_then(|()| dup2_stderr(stderr)) {
+        return (STEP_STDIO, e);
+    }
+    if let Err(e) = setgroups(&account.groups).and_then(|()| setgid(account.gid)).and_then(|()| make_dir_and_enter(dir))
+    {
+        return (if e == Errno::ENOENT || e == Errno::ENOTDIR { STEP_DIR } else { STEP_USER }, e);
+    }
+    if let Err(e) = setuid(account.uid) {
+        return (STEP_USER, e);
+    }
+    let mut worst = Errno::ENOENT;
+    for path in candidates {
+        let Err(e) = execve(path, args, env);
+        if !matches!(e, Errno::ENOENT | Errno::ENOTDIR) {
+            worst = e;
+            if e != Errno::EACCES {
+                break;
+            }
+        }
+    }
+    (STEP_EXEC, worst)
+}
+
+/// As docker: a working directory that is missing is made.
+fn make_dir_and_enter(dir: &str) -> nix::Result<()> {
+    match chdir(dir) {
+        Err(Errno::ENOENT) => {
+            let _ = std::fs::create_dir_all(dir);
+            chdir(dir)
+        }
+        other => other,
+    }
+}
+
+fn candidates(name: &str, search: &str) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    search.split(':').map(|d| if d.is_empty() { format!("./{name}") } else { format!("{d}/{name}") }).collect()
+}
+
+fn explain(said: [u8; 2], name: &str, dir: &str) -> Failure {
+    let errno = Errno::from_raw(i32::from(said[1]));
+    match (said[0], errno) {
+        (STEP_EXEC, Errno::ENOENT | Errno::ENOTDIR) if Path::new(name).is_absolute() && Path::new(name).exists() => {
+            (StartFailure::NotFound, format!("{name}: its interpreter is missing"))
+        }
+        (STEP_EXEC, Errno::ENOENT | Errno::ENOTDIR) => (StartFailure::NotFound, format!("{name}: not found")),
+        (STEP_EXEC, e) => (StartFailure::NotExecutable, format!("{name}: {}", e.desc())),
+        (STEP_DIR, e) => (StartFailure::Refused, format!("working directory {dir}: {}", e.desc())),
+        (STEP_USER, e) => (StartFailure::Refused, format!("take the user's identity: {}", e.desc())),
+        (_, e) => (StartFailure::Refused, format!("prepare to run {name}: {}", e.desc())),
+    }
+}
