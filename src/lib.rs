@@ -25,3 +25,5 @@ pub mod model;
 pub mod plan;
 #[cfg(feature = "pod")]
 pub mod pod;
+#[cfg(feature = "daemon")]
+pub mod daemon;

@@ -1,4 +1,5 @@
 //! Reading a pod's log files while its shim writes and rotates them.
+#![allow(unsafe_code, reason = "registering a descriptor with tokio has no safe call")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -120,7 +121,8 @@ pub fn read(
         let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).attempt(Code::Internal, what)?;
         let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, dir, events).attempt(Code::Internal, what)?;
-        Some(AsyncFd::register(watch).attempt(Code::Internal, what)?)
+        // SAFETY: the descriptor is owned by what is registered, and closed only with it.
+        Some(unsafe { AsyncFd::register(watch) }.attempt(Code::Internal, what)?)
     } else {
         None
     };

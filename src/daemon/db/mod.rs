@@ -1,0 +1,286 @@
+//! The database: intent and record, SQLite in WAL mode with full synchronisation.
+//!
+//! After a crash: what was committed is there, what was not is not. Nobody else opens the file by path: closing any
+//! descriptor of it in this process would drop SQLite's locks.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::model::{Attempt, Code, Error, Forward, ImageName, ImageRecord, PodId, PodRecord, Result};
+
+/// The schema that this torpord writes.
+pub const SCHEMA: i64 = 1;
+/// The oldest schema number that may read what this torpord writes.
+pub const MIN_READER: i64 = 1;
+
+const SCHEMA_1: &str = "
+CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), schema INTEGER NOT NULL, min_reader INTEGER NOT NULL) STRICT;
+CREATE TABLE pods (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, address TEXT NOT NULL UNIQUE, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE ports (
+    host INTEGER NOT NULL, protocol TEXT NOT NULL, pod TEXT NOT NULL REFERENCES pods (id) ON DELETE CASCADE,
+    PRIMARY KEY (host, protocol)
+) STRICT;
+CREATE TABLE images (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+";
+
+/// The open database. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Db {
+    /// Opens or makes it.
+    ///
+    /// # Errors
+    /// Not readable, damaged, or written by a newer torpord that this one must not touch.
+    pub fn open(path: &Path) -> Result<Self> {
+        let what = || format!("open the database {}", path.display());
+        let mut connection = Connection::open(path).attempt(Code::Internal, what)?;
+        connection.busy_timeout(std::time::Duration::from_secs(10)).attempt(Code::Internal, what)?;
+        connection.pragma_update(None, "journal_mode", "WAL").attempt(Code::Internal, what)?;
+        connection.pragma_update(None, "synchronous", "FULL").attempt(Code::Internal, what)?;
+        connection.pragma_update(None, "foreign_keys", true).attempt(Code::Internal, what)?;
+        let check: String =
+            connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).attempt(Code::Internal, what)?;
+        if check != "ok" {
+            return Err(Error::new(Code::Damaged, format!("the database {} is damaged: {check}", path.display()))
+                .hint("move it aside and restore a backup; the snapshots in the store are whole without it"));
+        }
+        migrate(&mut connection).attempt(Code::Internal, what)?;
+        Ok(Db { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Runs one transaction on the blocking pool. It is committed when `work` succeeds.
+    async fn transact<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let connection = Arc::clone(&self.connection);
+        let ran = tokio::task::spawn_blocking(move || {
+            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let transaction = connection.transaction().map_err(|e| refused(what, e))?;
+            let value = work(&transaction)?;
+            transaction.commit().map_err(|e| refused(what, e))?;
+            Ok(value)
+        });
+        ran.await.attempt(Code::Internal, || format!("{what} in the database"))?
+    }
+
+    /// Every pod. A record that can't be read is returned as its id and the reason: nothing of it may be touched.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub async fn pods(&self) -> Result<(Vec<PodRecord>, Vec<(String, String)>)> {
+        self.transact("list pods", |t| {
+            let mut statement = t.prepare("SELECT id, record FROM pods ORDER BY id").map_err(|e| refused("list pods", e))?;
+            let rows = statement
+                .query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))
+                .map_err(|e| refused("list pods", e))?;
+            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            for row in rows {
+                let (id, text) = row.map_err(|e| refused("list pods", e))?;
+                match serde_json::from_str(&text) {
+                    Ok(record) => good.push(record),
+                    Err(e) => bad.push((id, e.to_string())),
+                }
+            }
+            Ok((good, bad))
+        })
+        .await
+    }
+
+    /// Adds a pod with its leases, all or nothing.
+    ///
+    /// # Errors
+    /// [`Code::NameTaken`] or [`Code::PortTaken`], and [`Code::Exhausted`] if the address went to another pod meanwhile.
+    pub async fn add_pod(&self, record: &PodRecord) -> Result<()> {
+        let record = record.clone();
+        self.transact("add a pod", move |t| {
+            let name = record.spec.name.as_str();
+            let taken: Option<String> = t
+                .query_row("SELECT id FROM pods WHERE name = ?1", [name], |r| r.get(0))
+                .optional()
+                .map_err(|e| refused("add a pod", e))?;
+            if let Some(other) = taken {
+                return Err(Error::new(Code::NameTaken, format!("the name {name} is taken by pod {other}"))
+                    .hint("remove that pod or take another name"));
+            }
+            t.execute(
+                "INSERT INTO pods (id, name, address, record) VALUES (?1, ?2, ?3, ?4)",
+                params![record.id.as_str(), name, record.address.to_string(), encode(&record)?],
+            )
+            .map_err(|e| refused("add a pod", e))?;
+            put_ports(t, &record)
+        })
+        .await
+    }
+
+    /// Replaces a pod's record.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] if it is gone.
+    pub async fn put_pod(&self, record: &PodRecord) -> Result<()> {
+        let record = record.clone();
+        self.transact("save a pod", move |t| {
+            let changed = t
+                .execute(
+                    "UPDATE pods SET name = ?2, address = ?3, record = ?4 WHERE id = ?1",
+                    params![
+                        record.id.as_str(),
+                        record.spec.name.as_str(),
+                        record.address.to_string(),
+                        encode(&record)?
+                    ],
+                )
+                .map_err(|e| refused("save a pod", e))?;
+            if changed == 0 {
+                return Err(Error::new(Code::NotFound, format!("pod {} is gone", record.id)));
+            }
+            put_ports(t, &record)
+        })
+        .await
+    }
+
+    /// Removes a pod and gives its leases back. Not there: nothing to do.
+    ///
+    /// # Errors
+    /// The database can't be written.
+    pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
+        let id = id.to_string();
+        self.transact("remove a pod", move |t| {
+            t.execute("DELETE FROM pods WHERE id = ?1", [id]).map(drop).map_err(|e| refused("remove a pod", e))
+        })
+        .await
+    }
+
+    /// Every image, by name.
+    ///
+    /// # Errors
+    /// The database can't be read or holds what this torpord can't read.
+    pub async fn images(&self) -> Result<Vec<ImageRecord>> {
+        self.transact("list images", |t| {
+            let mut statement =
+                t.prepare("SELECT record FROM images ORDER BY name").map_err(|e| refused("list images", e))?;
+            let rows =
+                statement.query_map([], |r| r.get::<_, String>(0)).map_err(|e| refused("list images", e))?;
+            rows.map(|row| {
+                let text = row.map_err(|e| refused("list images", e))?;
+                serde_json::from_str(&text).attempt(Code::Internal, || "read an image's record".into())
+            })
+            .collect()
+        })
+        .await
+    }
+
+    /// One image.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub async fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>> {
+        let name = name.to_string();
+        self.transact("read an image", move |t| {
+            let text: Option<String> = t
+                .query_row("SELECT record FROM images WHERE name = ?1", [&name], |r| r.get(0))
+                .optional()
+                .map_err(|e| refused("read an image", e))?;
+            text.map(|x| serde_json::from_str(&x).attempt(Code::Internal, || format!("read the record of image {name}")))
+                .transpose()
+        })
+        .await
+    }
+
+    /// Adds an image or moves its name.
+    ///
+    /// # Errors
+    /// The database can't be written.
+    pub async fn put_image(&self, record: &ImageRecord) -> Result<()> {
+        let record = record.clone();
+        self.transact("save an image", move |t| {
+            let text = serde_json::to_string(&record).attempt(Code::Internal, || "write an image's record".into())?;
+            t.execute("INSERT OR REPLACE INTO images (name, record) VALUES (?1, ?2)", params![record.name.to_string(), text])
+                .map(drop)
+                .map_err(|e| refused("save an image", e))
+        })
+        .await
+    }
+
+    /// Removes an image's name; false if there was none.
+    ///
+    /// # Errors
+    /// The database can't be written.
+    pub async fn remove_image(&self, name: &ImageName) -> Result<bool> {
+        let name = name.to_string();
+        self.transact("remove an image", move |t| {
+            let n = t.execute("DELETE FROM images WHERE name = ?1", [name]).map_err(|e| refused("remove an image", e))?;
+            Ok(n > 0)
+        })
+        .await
+    }
+}
+
+/// Every lease of an address.
+pub fn leased_addresses<'a>(pods: impl Iterator<Item = &'a PodRecord>) -> std::collections::BTreeSet<Ipv4Addr> {
+    pods.map(|p| p.address).collect()
+}
+
+fn put_ports(t: &rusqlite::Transaction<'_>, record: &PodRecord) -> Result<()> {
+    t.execute("DELETE FROM ports WHERE pod = ?1", [record.id.as_str()]).map_err(|e| refused("save ports", e))?;
+    for Forward { host, protocol, .. } in &record.forwards {
+        let protocol = serde_json::to_string(protocol).attempt(Code::Internal, || "write a protocol".into())?;
+        let taken: Option<String> = t
+            .query_row("SELECT pod FROM ports WHERE host = ?1 AND protocol = ?2", params![host, protocol], |r| r.get(0))
+            .optional()
+            .map_err(|e| refused("save ports", e))?;
+        if let Some(pod) = taken {
+            return Err(Error::new(Code::PortTaken, format!("host port {host} is taken by pod {pod}"))
+                .hint("ask for another port, or for none to get one of the pool"));
+        }
+        t.execute("INSERT INTO ports (host, protocol, pod) VALUES (?1, ?2, ?3)", params![host, protocol, record.id.as_str()])
+            .map_err(|e| refused("save ports", e))?;
+    }
+    Ok(())
+}
+
+fn encode(record: &PodRecord) -> Result<String> {
+    serde_json::to_string(record).attempt(Code::Internal, || format!("write the record of pod {}", record.id))
+}
+
+fn refused(what: &str, e: rusqlite::Error) -> Error {
+    let full = matches!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+    let code = if full { Code::Exhausted } else { Code::Internal };
+    let error = Error::new(code, format!("{what} in the database")).because(e);
+    if full { error.hint("free space on the state directory's file system; nothing was changed") } else { error }
+}
+
+fn migrate(connection: &mut Connection) -> Result<()> {
+    let transaction = connection.transaction().map_err(|e| refused("migrate", e))?;
+    let made: bool = transaction
+        .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'meta'", [], |r| r.get::<_, i64>(0))
+        .map_err(|e| refused("read the schema", e))?
+        > 0;
+    if made {
+        let (schema, min_reader): (i64, i64) = transaction
+            .query_row("SELECT schema, min_reader FROM meta", [], |r| Ok((r.get(0)?, r.get(1)?)))
+            .map_err(|e| refused("read the schema", e))?;
+        if min_reader > SCHEMA {
+            return Err(Error::new(
+                Code::Incompatible,
+                format!("the database has schema {schema}, which needs a torpord that knows schema {min_reader}; this one knows {SCHEMA}"),
+            )
+            .hint("install the newer torpord again"));
+        }
+        return Ok(());
+    }
+    transaction.execute_batch(SCHEMA_1).map_err(|e| refused("make the tables", e))?;
+    transaction
+        .execute("INSERT INTO meta (only, schema, min_reader) VALUES (1, ?1, ?2)", params![SCHEMA, MIN_READER])
+        .map_err(|e| refused("make the tables", e))?;
+    transaction.commit().map_err(|e| refused("make the tables", e))
+}

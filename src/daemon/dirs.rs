@@ -1,0 +1,67 @@
+//! Where one instance keeps its things.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::{InstanceTag, PodId, RuntimeId, SnapshotId};
+
+/// The directories of one instance.
+#[derive(Debug, Clone)]
+pub struct Dirs {
+    state: PathBuf,
+    run: PathBuf,
+}
+
+impl Dirs {
+    /// State below `state`, run-time files below `/run/torpor/<tag>`.
+    pub fn new(state: &Path, tag: &InstanceTag) -> Self {
+        Dirs { state: state.to_owned(), run: Path::new("/run/torpor").join(tag.as_str()) }
+    }
+    /// The state directory.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+    /// The run directory: gone after a reboot.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+    /// runsc's `--root`.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.run.join("r")
+    }
+    /// Bundle, FIFOs and sockets of one sandbox.
+    pub fn sandbox(&self, id: &RuntimeId) -> PathBuf {
+        self.run.join("pods").join(id.to_string())
+    }
+    /// All sandboxes' directories.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+    /// What is durable about one pod besides its record: logs and writable layers.
+    pub fn pod(&self, id: &PodId) -> PathBuf {
+        self.state.join("pods").join(id.as_str())
+    }
+    /// All pods' durable directories.
+    pub fn pods(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+    /// A pod's log files.
+    pub fn log(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("log")
+    }
+    /// Backing files of one sandbox's writable layer.
+    pub fn upper(&self, id: &RuntimeId) -> PathBuf {
+        self.pod(&id.pod).join(format!("upper-{}", id.incarnation))
+    }
+    /// Where a checkpoint is written before it moves into the cache.
+    pub fn checkpoint(&self, id: &SnapshotId) -> PathBuf {
+        self.state.join("tmp").join(format!("checkpoint-{id}"))
+    }
+    /// Named volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.state.join("volumes")
+    }
+    /// Things half made: emptied at start.
+    pub fn tmp(&self) -> PathBuf {
+        self.state.join("tmp")
+    }
+}

@@ -1,0 +1,4 @@
+//! The service: intent before effect, one teardown, recovery, HTTP.
+
+pub mod db;
+pub mod dirs;
