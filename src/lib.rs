@@ -19,11 +19,11 @@ pub mod channel;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
 pub mod host;
 pub mod model;
 #[cfg(feature = "daemon")]
 pub mod plan;
 #[cfg(feature = "pod")]
 pub mod pod;
-#[cfg(feature = "daemon")]
-pub mod daemon;

@@ -1,7 +1,11 @@
 //! Effects: the only code of the daemon that touches the operating system.
 
+pub mod capabilities;
+pub mod cgroup;
 pub mod command;
+pub mod engine;
 pub mod files;
 pub mod logs;
 pub mod progress;
+pub mod runtime;
 pub mod shim;

@@ -1,0 +1,327 @@
+//! cgroups of sandboxes, v1 and v2: made before the sandbox, so that nothing ever runs unlimited.
+//!
+//! A sandbox's cgroup is `torpor-<tag>/<pod>-<n>` in each hierarchy. runsc is given the path; what it makes in hierarchies
+//! that we don't limit is ours to remove too.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use crate::host::files;
+use crate::model::{Attempt, Code, Error, InstanceTag, Result};
+use crate::plan::limits::Limits;
+
+/// What a sandbox uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Nanoseconds of processor time.
+    pub cpu_ns: u64,
+    /// Tasks.
+    pub pids: u64,
+}
+
+/// cgroups of sandboxes.
+#[async_trait]
+pub trait Cgroups: Send + Sync {
+    /// Makes a sandbox's cgroup with its limits.
+    async fn ensure(&self, id: &str, limits: &Limits) -> Result<()>;
+    /// Kills what is left in it and removes it; not there: nothing to do.
+    async fn remove(&self, id: &str) -> Result<()>;
+    /// What it uses.
+    async fn usage(&self, id: &str) -> Result<Usage>;
+    /// Whether the kernel killed something in it for want of memory.
+    fn oom_killed(&self, id: &str) -> Result<bool>;
+    /// Whether the kernel refused it a task.
+    fn pids_refused(&self, id: &str) -> Result<bool>;
+    /// Names of those that exist.
+    async fn list(&self) -> Result<Vec<String>>;
+    /// The path as it stands in a bundle.
+    fn path_for_spec(&self, id: &str) -> String;
+}
+
+/// The kernel's own.
+#[derive(Debug, Clone)]
+pub struct RealCgroups {
+    layout: Layout,
+    parent: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Layout {
+    /// Controller name and mount point of each hierarchy.
+    V1(Vec<(String, PathBuf)>),
+    /// The mount point and our own place below it.
+    V2(PathBuf),
+}
+
+/// Hierarchies that can't be done without.
+const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+
+fn layout(mountinfo: &str) -> Option<Layout> {
+    let mut v1 = Vec::new();
+    let mut v2 = None;
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let (Some(point), mut right) = (left.split(' ').nth(4), right.split(' ')) else { continue };
+        match right.next() {
+            Some("cgroup") => {
+                let options = right.nth(1).unwrap_or("");
+                let names = options.split(',').filter(|o| !matches!(*o, "rw" | "ro") && !o.contains('='));
+                v1.extend(names.map(|n| (n.to_owned(), PathBuf::from(point))));
+                if let Some(name) = options.split(',').find(|o| o.starts_with("name=")) {
+                    v1.push((name.to_owned(), PathBuf::from(point)));
+                }
+            }
+            Some("cgroup2") => v2 = Some(PathBuf::from(point)),
+            _ => {}
+        }
+    }
+    if NEEDED.iter().all(|n| v1.iter().any(|(c, _)| c == n)) {
+        return Some(Layout::V1(v1));
+    }
+    v2.map(Layout::V2)
+}
+
+impl RealCgroups {
+    /// Those of an instance.
+    ///
+    /// # Errors
+    /// The host has no cgroups that can limit processor time, memory and tasks.
+    pub fn open(tag: &InstanceTag) -> Result<Self> {
+        let text = files::read(Path::new("/proc/self/mountinfo"))?;
+        let layout = layout(&text).ok_or_else(|| {
+            Error::new(Code::Unsupported, "this host has no cgroup controllers for cpu, memory and pids")
+                .hint("boot it with cgroup v2 (systemd.unified_cgroup_hierarchy=1)")
+        })?;
+        let mut parent = format!("torpor-{tag}");
+        if let Layout::V2(mount) = &layout {
+            let own = own_v2_path()?;
+            enter_supervisor(mount, &own)?;
+            parent = format!("{own}/{parent}").trim_start_matches('/').to_owned();
+        }
+        let cgroups = RealCgroups { layout, parent };
+        if let Layout::V2(mount) = &cgroups.layout {
+            let top = mount.join(&cgroups.parent);
+            files::create_dir_all(&top, 0o755)?;
+            for dir in [top.parent().unwrap_or(mount), &top] {
+                write(&dir.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
+            }
+        }
+        Ok(cgroups)
+    }
+
+    /// Which version the host has, for people.
+    pub fn version(&self) -> &'static str {
+        match self.layout {
+            Layout::V1(_) => "v1",
+            Layout::V2(_) => "v2",
+        }
+    }
+
+    fn dirs(&self, id: &str) -> Vec<PathBuf> {
+        let name = Path::new(&self.parent).join(id);
+        match &self.layout {
+            Layout::V1(all) => {
+                let mut dirs: Vec<PathBuf> = all.iter().map(|(_, m)| m.join(&name)).collect();
+                dirs.dedup();
+                dirs
+            }
+            Layout::V2(mount) => vec![mount.join(name)],
+        }
+    }
+
+    fn dir(&self, controller: &str, id: &str) -> PathBuf {
+        let mount = match &self.layout {
+            Layout::V1(all) => all.iter().find(|(c, _)| c == controller).map(|(_, m)| m.clone()).unwrap_or_default(),
+            Layout::V2(mount) => mount.clone(),
+        };
+        mount.join(&self.parent).join(id)
+    }
+
+    /// Removes the instance's own cgroup once no sandbox is in it.
+    ///
+    /// # Errors
+    /// It is still used.
+    pub fn remove_parent(&self) -> Result<()> {
+        for dir in self.dirs("") {
+            match std::fs::remove_dir(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::internal(format!("remove cgroup {}", dir.display())).because(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The v2 cgroup that this process was given.
+fn own_v2_path() -> Result<String> {
+    let text = files::read(Path::new("/proc/self/cgroup"))?;
+    let own = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim().to_owned();
+    let own = own.strip_suffix("/supervisor").map(str::to_owned).unwrap_or(own);
+    Ok(if own == "/" { String::new() } else { own })
+}
+
+/// A v2 cgroup with children may hold no process of its own: ours moves into one beside them. systemd 252 has no
+/// `DelegateSubgroup=`.
+fn enter_supervisor(mount: &Path, own: &str) -> Result<()> {
+    if own.is_empty() {
+        return Ok(());
+    }
+    let dir = mount.join(own.trim_start_matches('/')).join("supervisor");
+    files::create_dir_all(&dir, 0o755)?;
+    write(&dir.join("cgroup.procs"), &std::process::id().to_string())
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    std::fs::write(path, value).attempt(Code::Internal, || format!("write {value:?} to {}", path.display()))
+}
+
+fn number(path: &Path, key: Option<&str>) -> Result<u64> {
+    let text = files::read(path)?;
+    let value = match key {
+        None => Some(text.trim()),
+        Some(key) => text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')),
+    };
+    value
+        .and_then(|v| v.trim().parse().ok())
+        .ok_or_else(|| Error::internal(format!("{} has no number {}", path.display(), key.unwrap_or(""))))
+}
+
+#[async_trait]
+impl Cgroups for RealCgroups {
+    async fn ensure(&self, id: &str, limits: &Limits) -> Result<()> {
+        match &self.layout {
+            Layout::V1(all) => {
+                for (controller, mount) in all.iter().filter(|(c, _)| NEEDED.contains(&c.as_str()) || c == "cpuacct") {
+                    let dir = mount.join(&self.parent).join(id);
+                    files::create_dir_all(&dir, 0o755)?;
+                    for (_, file, value) in limits.v1().into_iter().filter(|(c, _, _)| c == controller) {
+                        let path = dir.join(file);
+                        if file.contains("memsw") && !path.exists() {
+                            continue; // a kernel without swap accounting
+                        }
+                        write(&path, &value)?;
+                    }
+                }
+            }
+            Layout::V2(mount) => {
+                let dir = mount.join(&self.parent).join(id);
+                files::create_dir_all(&dir, 0o755)?;
+                for (file, value) in limits.v2() {
+                    if file == "memory.swap.max" && !dir.join(file).exists() {
+                        continue;
+                    }
+                    write(&dir.join(file), &value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        let mut first = Ok(());
+        for dir in self.dirs(id) {
+            let removed = remove_dir(&dir).await;
+            first = first.and(removed);
+        }
+        first
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage> {
+        Ok(match &self.layout {
+            Layout::V1(_) => Usage {
+                memory: number(&self.dir("memory", id).join("memory.usage_in_bytes"), None)?,
+                cpu_ns: number(&self.dir("cpuacct", id).join("cpuacct.usage"), None)?,
+                pids: number(&self.dir("pids", id).join("pids.current"), None)?,
+            },
+            Layout::V2(_) => {
+                let dir = self.dir("", id);
+                Usage {
+                    memory: number(&dir.join("memory.current"), None)?,
+                    cpu_ns: number(&dir.join("cpu.stat"), Some("usage_usec"))? * 1000,
+                    pids: number(&dir.join("pids.current"), None)?,
+                }
+            }
+        })
+    }
+
+    fn oom_killed(&self, id: &str) -> Result<bool> {
+        let n = match &self.layout {
+            Layout::V1(_) => number(&self.dir("memory", id).join("memory.oom_control"), Some("oom_kill"))?,
+            Layout::V2(_) => number(&self.dir("", id).join("memory.events"), Some("oom_kill"))?,
+        };
+        Ok(n > 0)
+    }
+
+    fn pids_refused(&self, id: &str) -> Result<bool> {
+        Ok(number(&self.dir("pids", id).join("pids.events"), Some("max"))? > 0)
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for dir in self.dirs("") {
+            for name in files::list(&dir)? {
+                if dir.join(&name).is_dir() && !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    fn path_for_spec(&self, id: &str) -> String {
+        format!("/{}/{id}", self.parent)
+    }
+}
+
+/// Kills what is in a cgroup and removes it with all below it.
+async fn remove_dir(dir: &Path) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(5);
+    for name in files::list(dir)? {
+        if dir.join(&name).is_dir() {
+            Box::pin(remove_dir(&dir.join(name))).await?;
+        }
+    }
+    let _ = std::fs::write(dir.join("cgroup.kill"), "1");
+    loop {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if Instant::now() >= end => {
+                return Err(Error::internal(format!("remove cgroup {}", dir.display())).because(e));
+            }
+            Err(_) => {
+                let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+                for pid in text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 1) {
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                }
+                // The kernel tells nobody when the last of a v1 cgroup has gone.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_are_recognised() {
+        let v1 = "1 0 0:1 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                  2 0 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                  3 0 0:3 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                  4 0 0:4 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                  5 0 0:5 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let Some(Layout::V1(all)) = layout(v1) else { panic!("not v1") };
+        assert!(all.contains(&("cpuacct".into(), "/sys/fs/cgroup/cpu,cpuacct".into())));
+        let v2 = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(layout(v2), Some(Layout::V2("/sys/fs/cgroup".into())));
+        assert_eq!(layout(""), None);
+    }
+}
