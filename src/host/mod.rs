@@ -6,6 +6,8 @@ pub mod command;
 pub mod engine;
 pub mod files;
 pub mod logs;
+pub mod network;
+pub mod ports;
 pub mod progress;
 pub mod runtime;
 pub mod shim;

@@ -89,6 +89,14 @@ impl PodNet {
     }
 }
 
+impl PodNet {
+    /// What it takes to remove one sandbox's network: its names.
+    pub fn of_names(id: &RuntimeId) -> Self {
+        let none = Ipv4Addr::UNSPECIFIED;
+        PodNet { id: id.to_string(), link: pod_link(id), address: none, gateway: none }
+    }
+}
+
 /// Name of a pod's link in the router. A deleted namespace frees its links later, so two incarnations never share a name;
 /// 15 characters are all the kernel takes.
 pub fn pod_link(id: &RuntimeId) -> String {

@@ -1,0 +1,133 @@
+//! Links, addresses, routes and neighbours of one namespace, by a netlink socket that was opened inside it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+
+use crate::model::{Attempt, Code, Error, Result};
+
+/// The handle shows the namespace: there is none without one.
+#[derive(Clone)]
+pub(super) struct Links {
+    handle: Handle,
+}
+
+/// There already: as good as done.
+fn exists_is_fine(result: std::result::Result<(), rtnetlink::Error>) -> std::result::Result<(), rtnetlink::Error> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::EEXIST => Ok(()),
+        other => other,
+    }
+}
+
+impl Links {
+    /// Of the namespace of the calling thread.
+    pub(super) fn open() -> std::io::Result<Self> {
+        let (connection, handle, _) = new_connection()?;
+        tokio::spawn(connection);
+        Ok(Links { handle })
+    }
+
+    /// Of the host's namespace.
+    pub(super) fn here() -> Result<Self> {
+        Self::open().attempt(Code::Internal, || "open a netlink socket".into())
+    }
+
+    /// The index of a link.
+    pub(super) async fn index(&self, name: &str) -> Result<Option<u32>> {
+        let mut found = self.handle.link().get().match_name(name.to_owned()).execute();
+        match found.try_next().await {
+            Ok(link) => Ok(link.map(|l| l.header.index)),
+            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => Ok(None),
+            Err(e) => Err(Error::internal(format!("look for link {name}")).because(e)),
+        }
+    }
+
+    /// The index of a link that must be there.
+    pub(super) async fn require(&self, name: &str) -> Result<u32> {
+        self.index(name).await?.ok_or_else(|| Error::internal(format!("link {name} is gone")))
+    }
+
+    /// A pair in one request, its far end already inside the other namespace under its own name.
+    pub(super) async fn add_veth(
+        &self,
+        name: &str,
+        mac: [u8; 6],
+        far_name: &str,
+        far_mac: [u8; 6],
+        far: &impl AsFd,
+    ) -> Result<()> {
+        let far: BorrowedFd<'_> = far.as_fd();
+        let peer = LinkUnspec::new_with_name(far_name).address(far_mac.to_vec()).setns_by_fd(far.as_raw_fd()).build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new(name, far_name)
+            .address(mac.to_vec())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        exists_is_fine(self.handle.link().add(pair).execute().await)
+            .attempt(Code::Internal, || format!("make link {name}"))
+    }
+
+    pub(super) async fn set_up(&self, name: &str) -> Result<()> {
+        let index = self.require(name).await?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(up).execute().await.attempt(Code::Internal, || format!("set link {name} up"))
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<()> {
+        let Some(index) = self.index(name).await? else { return Ok(()) };
+        match self.handle.link().del(index).execute().await {
+            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => Ok(()),
+            other => other.attempt(Code::Internal, || format!("remove link {name}")),
+        }
+    }
+
+    pub(super) async fn add_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        let mut request = self.handle.address().add(index, IpAddr::V4(address), prefix);
+        // A /31 has no broadcast address; the library would add one.
+        request.message_mut().attributes.retain(|a| !matches!(a, AddressAttribute::Broadcast(_)));
+        exists_is_fine(request.execute().await).attempt(Code::Internal, || format!("add address {address}/{prefix}"))
+    }
+
+    pub(super) async fn add_neighbour(&self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+        let request = self.handle.neighbours().add(index, IpAddr::V4(address));
+        let request = request.link_layer_address(&mac).state(NeighbourState::Permanent).replace();
+        request.execute().await.attempt(Code::Internal, || format!("add neighbour {address}"))
+    }
+
+    /// A route by a gateway; without a network the default route.
+    pub(super) async fn add_route(&self, to: Option<Ipv4Net>, gateway: Ipv4Addr, index: u32) -> Result<()> {
+        let mut route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index);
+        if let Some(net) = to {
+            route = route.destination_prefix(net.network(), net.prefix_len());
+        }
+        exists_is_fine(self.handle.route().add(route.build()).execute().await)
+            .attempt(Code::Internal, || format!("add a route by {gateway}"))
+    }
+
+    /// All IPv4 addresses of the namespace.
+    pub(super) async fn addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let what = || "list addresses".to_owned();
+        let messages: Vec<_> =
+            self.handle.address().get().execute().try_collect().await.attempt(Code::Internal, what)?;
+        let of = |m: &rtnetlink::packet_route::address::AddressMessage| {
+            let local = m.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Local(IpAddr::V4(v4)) => Some(*v4),
+                _ => None,
+            });
+            local.or_else(|| {
+                m.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Address(IpAddr::V4(v4)) => Some(*v4),
+                    _ => None,
+                })
+            })
+        };
+        Ok(messages.iter().filter_map(of).collect())
+    }
+}

@@ -1,0 +1,275 @@
+//! Network namespaces, links and firewall of one instance.
+//!
+//! Every pod's link ends in one router namespace, and one link leads from there to the host. After a crash: namespaces are
+//! files in the run directory named after sandboxes, links bear the pod's or the instance's name, chains the tag.
+
+mod iptables;
+mod links;
+mod netns;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::host::files;
+use crate::model::{Code, Error, InstanceTag, Result};
+use crate::plan::firewall::{self, ForwardTo, HostChains};
+pub use crate::plan::network::PodNet;
+use crate::plan::network::{self, Addressing};
+use links::Links;
+
+/// The network of an instance.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Makes what all pods share, or brings it up to date.
+    async fn ensure_router(&self) -> Result<()>;
+    /// Puts back what others took away. True: something was missing.
+    async fn heal(&self) -> Result<bool>;
+    /// Makes a pod's namespace and link; gives the namespace's path.
+    async fn attach(&self, pod: &PodNet) -> Result<PathBuf>;
+    /// Gives the link its address again, which a sandbox takes off when it starts.
+    async fn readdress(&self, pod: &PodNet) -> Result<()>;
+    /// Removes a pod's namespace and link; not there: nothing to do.
+    async fn detach(&self, pod: &PodNet) -> Result<()>;
+    /// Sets the whole table of forwards in one step.
+    async fn set_forwards(&self, forwards: &[ForwardTo]) -> Result<()>;
+    /// Names of the pods' namespaces that exist.
+    async fn list(&self) -> Result<Vec<String>>;
+    /// Removes what all pods share. Only when there are none.
+    async fn remove_all(&self) -> Result<()>;
+}
+
+/// Settings of a network.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// The instance's tag.
+    pub tag: InstanceTag,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// The addressing plan.
+    pub addressing: Addressing,
+    /// Name servers that pods may ask.
+    pub resolvers: Vec<Ipv4Addr>,
+}
+
+/// The kernel's own.
+pub struct RealNetwork {
+    config: NetworkConfig,
+    chains: HostChains,
+    uplink: String,
+    host: Links,
+    router: Mutex<Option<Links>>,
+    state: tokio::sync::Mutex<Firewall>,
+}
+
+/// What was last set.
+#[derive(Default)]
+struct Firewall {
+    forwards: BTreeSet<ForwardTo>,
+    set: bool,
+    own: Vec<Ipv4Addr>,
+}
+
+/// How often somebody else's changes are looked for. A forward is back within it.
+const WATCH: Duration = Duration::from_secs(3);
+
+impl RealNetwork {
+    /// Of an instance. Nothing is made yet.
+    ///
+    /// # Errors
+    /// The kernel can't be talked to.
+    pub fn open(config: NetworkConfig) -> Result<Self> {
+        files::create_dir_all(&config.run_dir.join("netns"), 0o700)?;
+        Ok(RealNetwork {
+            chains: HostChains::new(&config.tag),
+            uplink: network::uplink(&config.tag),
+            host: Links::here()?,
+            router: Mutex::new(None),
+            state: tokio::sync::Mutex::default(),
+            config,
+        })
+    }
+
+    /// Heals for as long as it is not dropped.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH).await;
+            match self.heal().await {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!("somebody changed the host's firewall or addresses: put right again"),
+                Err(e) => tracing::warn!(error = %e.report(), "heal the network"),
+            }
+        }
+    }
+
+    fn netns(&self, name: &str) -> PathBuf {
+        self.config.run_dir.join("netns").join(name)
+    }
+
+    fn router(&self) -> Result<Links> {
+        let router = self.router.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        router.ok_or_else(|| Error::internal("the router is not made yet"))
+    }
+
+    /// The host's own addresses, which pods must not reach.
+    async fn own_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let mut own = self.host.addresses().await?;
+        own.retain(|a| !a.is_loopback());
+        own.push(self.config.addressing.host_end());
+        own.sort();
+        own.dedup();
+        Ok(own)
+    }
+
+    async fn set_router_rules(&self, own: &[Ipv4Addr]) -> Result<()> {
+        let text = firewall::router(self.config.addressing.cidr(), own, &self.config.resolvers);
+        iptables::restore_in(&self.netns("router"), &text).await
+    }
+
+    async fn set_host_rules(&self, forwards: &BTreeSet<ForwardTo>) -> Result<()> {
+        let all: Vec<ForwardTo> = forwards.iter().copied().collect();
+        iptables::restore(&self.chains.content(self.config.addressing.cidr(), &all)).await
+    }
+}
+
+#[async_trait]
+impl Network for RealNetwork {
+    async fn ensure_router(&self) -> Result<()> {
+        netns::write_sysctls(include_str!("../../../netconf/host.sysctl"))?;
+        let path = self.netns("router");
+        let made = netns::ensure(&path, include_str!("../../../netconf/router.sysctl")).await?;
+        *self.router.lock().unwrap_or_else(PoisonError::into_inner) = Some(made.clone());
+        let a = self.config.addressing;
+        let (host_end, router_end) = (a.host_end(), a.router_end());
+        made.set_up("lo").await?;
+        if self.host.index(&self.uplink).await?.is_none() {
+            let far = netns::open(&path)?;
+            let macs = (network::mac(host_end), network::mac(router_end));
+            self.host.add_veth(&self.uplink, macs.0, network::ROUTER_UPLINK, macs.1, &far).await?;
+        }
+        netns::close_ipv6(&self.uplink);
+        let mut own = self.own_addresses().await?;
+        // Closed before it is connected.
+        self.set_router_rules(&own).await?;
+        let inner = made.require(network::ROUTER_UPLINK).await?;
+        made.add_address(inner, router_end, 31).await?;
+        made.add_neighbour(inner, host_end, network::mac(host_end)).await?;
+        made.set_up(network::ROUTER_UPLINK).await?;
+        let outer = self.host.require(&self.uplink).await?;
+        self.host.add_address(outer, host_end, 31).await?;
+        self.host.add_neighbour(outer, router_end, network::mac(router_end)).await?;
+        self.host.set_up(&self.uplink).await?;
+        made.add_route(None, host_end, inner).await?;
+        self.host.add_route(Some(a.cidr()), router_end, outer).await?;
+        let mut state = self.state.lock().await;
+        self.set_host_rules(&state.forwards).await?;
+        iptables::ensure_jumps(&self.chains).await?;
+        own.sort();
+        state.own = own;
+        state.set = true;
+        Ok(())
+    }
+
+    async fn heal(&self) -> Result<bool> {
+        let mut state = self.state.lock().await;
+        if !state.set {
+            return Ok(false);
+        }
+        let mut healed = false;
+        let own = self.own_addresses().await?;
+        if own != state.own {
+            self.set_router_rules(&own).await?;
+            state.own = own;
+            healed = true;
+        }
+        if !iptables::is_whole(&self.chains, self.config.addressing.cidr(), &state.forwards).await? {
+            self.set_host_rules(&state.forwards).await?;
+            iptables::ensure_jumps(&self.chains).await?;
+            healed = true;
+        }
+        Ok(healed)
+    }
+
+    async fn attach(&self, pod: &PodNet) -> Result<PathBuf> {
+        let router = self.router()?;
+        let path = self.netns(&pod.id);
+        let inside = netns::ensure(&path, include_str!("../../../netconf/pod.sysctl")).await?;
+        let (near, far) = (network::mac(pod.gateway), network::mac(pod.address));
+        if router.index(&pod.link).await?.is_none() {
+            router.add_veth(&pod.link, near, "eth0", far, &netns::open(&path)?).await?;
+        }
+        let outside_end = async {
+            let index = router.require(&pod.link).await?;
+            router.add_neighbour(index, pod.address, far).await?;
+            router.add_address(index, pod.gateway, 31).await?;
+            router.set_up(&pod.link).await
+        };
+        let inside_end = async {
+            inside.set_up("lo").await?;
+            self.address_pod(&inside, pod).await
+        };
+        tokio::try_join!(outside_end, inside_end)?;
+        // The default route needs the link up at both ends' addresses.
+        let index = inside.require("eth0").await?;
+        inside.add_route(None, pod.gateway, index).await?;
+        Ok(path)
+    }
+
+    async fn readdress(&self, pod: &PodNet) -> Result<()> {
+        let inside = netns::links(&self.netns(&pod.id)).await?;
+        self.address_pod(&inside, pod).await?;
+        let index = inside.require("eth0").await?;
+        inside.add_route(None, pod.gateway, index).await
+    }
+
+    async fn detach(&self, pod: &PodNet) -> Result<()> {
+        // The link first: a namespace that goes frees it later, and its address and route with it.
+        if let Ok(router) = self.router() {
+            router.delete(&pod.link).await?;
+        }
+        netns::remove(&self.netns(&pod.id))
+    }
+
+    async fn set_forwards(&self, forwards: &[ForwardTo]) -> Result<()> {
+        let wanted: BTreeSet<ForwardTo> = forwards.iter().copied().collect();
+        let mut state = self.state.lock().await;
+        if state.set && wanted == state.forwards {
+            return Ok(());
+        }
+        self.set_host_rules(&wanted).await?;
+        state.forwards = wanted;
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let mut names = files::list(&self.config.run_dir.join("netns"))?;
+        names.retain(|n| n != "router");
+        Ok(names)
+    }
+
+    async fn remove_all(&self) -> Result<()> {
+        let left = self.list().await?;
+        if !left.is_empty() {
+            return Err(Error::new(Code::InUse, format!("{} pods still have a network", left.len())));
+        }
+        let mut state = self.state.lock().await;
+        *state = Firewall::default();
+        iptables::remove(&self.chains).await?;
+        self.host.delete(&self.uplink).await?;
+        *self.router.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        netns::remove(&self.netns("router"))
+    }
+}
+
+impl RealNetwork {
+    async fn address_pod(&self, inside: &Links, pod: &PodNet) -> Result<()> {
+        let index = inside.require("eth0").await?;
+        inside.add_address(index, pod.address, 31).await?;
+        inside.add_neighbour(index, pod.gateway, network::mac(pod.gateway)).await?;
+        inside.set_up("eth0").await
+    }
+}

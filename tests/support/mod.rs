@@ -1,0 +1,62 @@
+//! What tests of every kind need: gates for privileges, and a picture of the host before and after.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "shared by test binaries that each use a part of it"
+)]
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// Whether a test that needs `what` can run. Without it the test is skipped with a reason; where `TORPOR_TEST_REQUIRE`
+/// names it, it fails instead.
+pub fn has(what: &str, there: bool) -> bool {
+    let required = std::env::var("TORPOR_TEST_REQUIRE").unwrap_or_default();
+    assert!(
+        there || !required.split(',').any(|w| w == what),
+        "this test needs {what}, which TORPOR_TEST_REQUIRE demands"
+    );
+    if !there {
+        eprintln!("skipped: needs {what}");
+    }
+    there
+}
+
+/// Whether the test runs as root.
+pub fn root() -> bool {
+    has("root", nix::unistd::geteuid().is_root())
+}
+
+/// The runsc to test with.
+pub fn runsc() -> Option<std::path::PathBuf> {
+    let found = std::env::var_os("TORPOR_TEST_RUNSC").map(std::path::PathBuf::from).filter(|p| p.is_file());
+    has("runsc", found.is_some()).then_some(found).flatten()
+}
+
+fn lines(program: &str, args: &[&str]) -> BTreeSet<String> {
+    let out = Command::new(program).args(args).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).lines().filter(|l| !l.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// What one instance could leave on the host: links, rules, mounts, cgroups and files that bear its tag.
+pub fn traces(tag: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (program, args) in [("ip", &["-o", "link"][..]), ("iptables-save", &[]), ("ip", &["route"])] {
+        found.extend(lines(program, args).into_iter().filter(|l| l.contains(tag)));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    found.extend(mounts.lines().filter(|l| l.contains(tag)).map(str::to_owned));
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let path = hierarchy.path().join(format!("torpor-{tag}"));
+        if path.exists() {
+            found.push(path.display().to_string());
+        }
+    }
+    let run = std::path::Path::new("/run/torpor").join(tag);
+    if run.exists() {
+        found.push(run.display().to_string());
+    }
+    found
+}
