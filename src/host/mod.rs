@@ -1,13 +1,17 @@
 //! Effects: the only code of the daemon that touches the operating system.
 
+pub mod archive;
 pub mod capabilities;
 pub mod cgroup;
 pub mod command;
 pub mod engine;
 pub mod files;
+pub mod layers;
 pub mod logs;
 pub mod network;
 pub mod ports;
 pub mod progress;
+pub mod rootfs;
 pub mod runtime;
 pub mod shim;
+pub mod unpack;

@@ -1,0 +1,193 @@
+//! OCI layouts and `docker save` archives: which layers, in which order, with which configuration.
+//!
+//! Formats: the OCI image specification 1.1 (image-layout, image-index, manifest, config) and docker's image tarball
+//! (`manifest.json`).
+
+use std::io::Read;
+
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::{Decompressed, Index, decompress};
+use crate::model::{Attempt, Code, Digest, Error, ImageConfig, Result};
+
+/// Bytes of a JSON document.
+const DOCUMENT: u64 = 4 << 20;
+/// Indexes within indexes.
+const NESTING: u32 = 4;
+const MOST_LAYERS: usize = super::super::layers::MAX_LAYERS;
+
+/// An image in an archive.
+pub struct Image {
+    index: Index,
+    /// Lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// How to run it.
+    pub config: ImageConfig,
+}
+
+/// One of its layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageLayer {
+    name: String,
+    blob: Option<Digest>,
+    /// Digest of its uncompressed tar, as the configuration has it.
+    pub diff_id: Digest,
+}
+
+impl Image {
+    /// The layer's tar.
+    ///
+    /// # Errors
+    /// It is missing, or not what its digest says.
+    pub fn open(&self, layer: &ImageLayer) -> Result<Decompressed> {
+        if let Some(digest) = &layer.blob {
+            verify(self.index.reader(&layer.name)?, digest)?;
+        }
+        decompress(Box::new(self.index.reader(&layer.name)?))
+    }
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(Code::BadArchive, message)
+}
+
+fn verify(mut reader: impl Read, expected: &Digest) -> Result<()> {
+    let mut hasher = Sha256::new();
+    let mut bytes = vec![0_u8; 256 * 1024];
+    loop {
+        let n = reader.read(&mut bytes).attempt(Code::BadArchive, || format!("read {expected}"))?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&bytes[..n]);
+    }
+    let found = Digest::from_sha256(&hasher.finalize().into());
+    if found == *expected {
+        return Ok(());
+    }
+    Err(bad(format!("the image's {expected} has digest {found}")).hint("the image was damaged or changed on its way"))
+}
+
+fn document<T: for<'a> Deserialize<'a>>(index: &Index, name: &str, digest: Option<&Digest>) -> Result<T> {
+    let mut bytes = Vec::new();
+    index
+        .reader(name)?
+        .take(DOCUMENT + 1)
+        .read_to_end(&mut bytes)
+        .attempt(Code::BadArchive, || format!("read {name:?}"))?;
+    if bytes.len() as u64 > DOCUMENT {
+        return Err(bad(format!("{name:?} is larger than {DOCUMENT} bytes")));
+    }
+    if let Some(digest) = digest {
+        verify(&bytes[..], digest)?;
+    }
+    serde_json::from_slice(&bytes).attempt(Code::BadArchive, || format!("understand {name:?}"))
+}
+
+/// Finds layers and configuration.
+pub(super) fn read(index: Index) -> Result<Image> {
+    // An archive that is both (docker since 25) is read as the stricter one, whose every part has a digest.
+    let (config, layers) =
+        if index.entries.contains_key("index.json") { read_oci(&index)? } else { read_docker(&index)? };
+    let given = config.rootfs().diff_ids();
+    if given.len() != layers.len() {
+        return Err(bad(format!("the image has {} layers and {} digests for them", layers.len(), given.len())));
+    }
+    if layers.is_empty() || layers.len() > MOST_LAYERS {
+        return Err(bad(format!("the image has {} layers; 1 to {MOST_LAYERS} are allowed", layers.len())));
+    }
+    let layers = layers
+        .into_iter()
+        .zip(given)
+        .map(|((name, blob), diff_id)| Ok(ImageLayer { name, blob, diff_id: digest(diff_id)? }))
+        .collect::<Result<_>>()?;
+    Ok(Image { config: convert(&config)?, index, layers })
+}
+
+fn digest(text: &str) -> Result<Digest> {
+    text.parse().map_err(|e: Error| bad("the image has a digest that is no sha256").because(e))
+}
+
+fn blob_name(descriptor: &Descriptor) -> Result<(String, Digest)> {
+    let d = digest(&descriptor.digest().to_string())?;
+    Ok((format!("blobs/sha256/{}", d.hex()), d))
+}
+
+type Found = (ImageConfiguration, Vec<(String, Option<Digest>)>);
+
+fn read_oci(index: &Index) -> Result<Found> {
+    let mut top: ImageIndex = document(index, "index.json", None)?;
+    for _ in 0..NESTING {
+        let chosen = choose(top.manifests())?;
+        let (name, digest) = blob_name(chosen)?;
+        if matches!(chosen.media_type(), MediaType::ImageIndex)
+            || chosen.media_type().to_string().contains("manifest.list")
+        {
+            top = document(index, &name, Some(&digest))?;
+            continue;
+        }
+        let manifest: ImageManifest = document(index, &name, Some(&digest))?;
+        let (name, digest) = blob_name(manifest.config())?;
+        let config = document(index, &name, Some(&digest))?;
+        let layers =
+            manifest.layers().iter().map(|l| blob_name(l).map(|(n, d)| (n, Some(d)))).collect::<Result<_>>()?;
+        return Ok((config, layers));
+    }
+    Err(bad("the image's indexes are nested too deep"))
+}
+
+/// The image for this machine; the only one, if it does not say what it is for.
+fn choose(all: &[Descriptor]) -> Result<&Descriptor> {
+    let here = match std::env::consts::ARCH {
+        "x86_64" => Arch::Amd64,
+        "aarch64" => Arch::ARM64,
+        other => return Err(Error::new(Code::Unsupported, format!("images for {other} are not read"))),
+    };
+    let fits =
+        |d: &&Descriptor| d.platform().as_ref().is_some_and(|p| *p.os() == Os::Linux && *p.architecture() == here);
+    let silent = || {
+        if let [only] = all {
+            only.platform().is_none().then_some(only)
+        } else {
+            all.iter().find(|d| d.platform().is_none())
+        }
+    };
+    all.iter().find(fits).or_else(silent).ok_or_else(|| bad(format!("the image has nothing for linux on {here}")))
+}
+
+fn read_docker(index: &Index) -> Result<Found> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry {
+        config: String,
+        layers: Vec<String>,
+    }
+    let mut all: Vec<Entry> = document(index, "manifest.json", None)?;
+    if all.len() != 1 {
+        return Err(bad(format!("the archive holds {} images", all.len())).hint("save one image at a time"));
+    }
+    let entry = all.remove(0);
+    let config = document(index, &entry.config, None)?;
+    Ok((config, entry.layers.into_iter().map(|l| (l, None)).collect()))
+}
+
+fn convert(image: &ImageConfiguration) -> Result<ImageConfig> {
+    let Some(c) = image.config() else { return Ok(ImageConfig::default()) };
+    let texts = |o: &Option<Vec<String>>| o.clone().unwrap_or_default();
+    let config = ImageConfig {
+        entrypoint: texts(c.entrypoint()),
+        cmd: texts(c.cmd()),
+        env: texts(c.env()),
+        working_dir: c.working_dir().clone().unwrap_or_default(),
+        user: c.user().clone().unwrap_or_default(),
+        stop_signal: c.stop_signal().clone().unwrap_or_default(),
+        labels: c.labels().clone().unwrap_or_default().into_iter().collect(),
+    };
+    let has_nul = config.entrypoint.iter().chain(&config.cmd).chain(&config.env).any(|s| s.contains('\0'));
+    if has_nul || !(config.working_dir.is_empty() || config.working_dir.starts_with('/')) {
+        return Err(bad("the image's configuration has a NUL byte or a working directory that is not absolute"));
+    }
+    Ok(config)
+}

@@ -1,0 +1,126 @@
+//! The layer store: content-addressed directories, unpacked once and never changed.
+//!
+//! `layers/<hex>/` is a layer, `blobs/<hex>.tar.zst` its bytes for the object store, `layers/<hex>.json` says that both are
+//! whole and is written last. `l/<12 hex>` are short links for overlayfs, whose options have room for one page. After a
+//! crash: what has no `.json` is removed at start, and so is everything in `tmp/`.
+
+mod import;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+pub use import::{ImportSource, Imported};
+
+use crate::host::files;
+use crate::model::{Attempt, Code, Digest, Error, LayerInfo, Result};
+
+/// Layers that an image may have: init's and those of a pod's own come on top, and all must fit overlayfs' options.
+pub const MAX_LAYERS: usize = 80;
+
+/// What an import may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one layer, unpacked.
+    pub layer_bytes: u64,
+    /// Files, directories and links of one layer.
+    pub layer_inodes: u64,
+    /// Bytes of a whole upload.
+    pub upload_bytes: u64,
+}
+
+/// The layer store of a state directory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    state: PathBuf,
+    worker: PathBuf,
+    limits: Limits,
+}
+
+/// A digest over texts: what has the same texts has the same digest.
+pub fn digest_of<'a>(texts: impl Iterator<Item = &'a str>) -> Digest {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update(text.as_bytes());
+        hasher.update([0]);
+    }
+    Digest::from_sha256(&hasher.finalize().into())
+}
+
+impl Layers {
+    /// Opens the store and removes what a crash left half made. `worker`: torpord's own program, run again to unpack.
+    ///
+    /// # Errors
+    /// It can't be read or made.
+    pub fn open(state: &Path, worker: PathBuf, limits: Limits) -> Result<Self> {
+        let layers = Layers { state: state.to_owned(), worker, limits };
+        for dir in ["layers", "blobs", "l", "tmp"] {
+            files::create_dir_all(&state.join(dir), 0o700)?;
+        }
+        for name in files::list(&state.join("layers"))? {
+            let hex = name.strip_suffix(".json").unwrap_or(&name);
+            let whole = format!("sha256:{hex}").parse::<Digest>().is_ok_and(|d| layers.has(&d));
+            if !whole {
+                files::remove_tree_now(&state.join("layers").join(&name))?;
+            }
+        }
+        Ok(layers)
+    }
+
+    fn meta(&self, digest: &Digest) -> PathBuf {
+        self.state.join("layers").join(format!("{}.json", digest.hex()))
+    }
+
+    /// Where it is unpacked.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.state.join("layers").join(digest.hex())
+    }
+
+    /// Its bytes, compressed.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.state.join("blobs").join(format!("{}.tar.zst", digest.hex()))
+    }
+
+    /// The short link to it.
+    pub fn short(&self, digest: &Digest) -> PathBuf {
+        self.state.join("l").join(&digest.hex()[..12])
+    }
+
+    /// Whether it is here, whole.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.meta(digest).is_file() && self.path(digest).is_dir()
+    }
+
+    /// What is known of it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]: it is not here.
+    pub fn info(&self, digest: &Digest) -> Result<LayerInfo> {
+        let text = files::read_if_present(&self.meta(digest))?
+            .ok_or_else(|| Error::new(Code::NotFound, format!("layer {digest} is not on this host")))?;
+        serde_json::from_str(&text).attempt(Code::Damaged, || format!("read what is known of layer {digest}"))
+    }
+
+    /// All layers.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub fn list(&self) -> Result<Vec<LayerInfo>> {
+        let names = files::list(&self.state.join("layers"))?;
+        let digests =
+            names.iter().filter_map(|n| format!("sha256:{}", n.strip_suffix(".json")?).parse::<Digest>().ok());
+        digests.map(|d| self.info(&d)).collect()
+    }
+
+    /// Removes one that nothing uses. Not there: nothing to do.
+    ///
+    /// # Errors
+    /// Something of it can't be removed.
+    pub async fn remove(&self, digest: &Digest) -> Result<()> {
+        // First what says that it is whole: a crash leaves rubbish, not half a layer.
+        for path in [self.meta(digest), self.short(digest), self.blob(digest), self.path(digest)] {
+            files::remove_tree(&path).await?;
+        }
+        Ok(())
+    }
+}
