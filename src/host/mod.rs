@@ -1,6 +1,7 @@
 //! Effects: the only code of the daemon that touches the operating system.
 
 pub mod archive;
+pub mod cache;
 pub mod capabilities;
 pub mod cgroup;
 pub mod command;
@@ -14,4 +15,5 @@ pub mod progress;
 pub mod rootfs;
 pub mod runtime;
 pub mod shim;
+pub mod store;
 pub mod unpack;

@@ -4,3 +4,4 @@ pub mod bundle;
 pub mod firewall;
 pub mod limits;
 pub mod network;
+pub mod pack;

@@ -1,0 +1,181 @@
+//! Raw checkpoint images kept on this host: a wake here reads no store.
+//!
+//! Bounded in bytes, least lately used out first, never one that is in use. An image appears and goes whole, by a rename.
+//! After a crash: what is there is counted anew.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::host::files;
+use crate::model::{Result, SnapshotId};
+
+/// The images of a state directory.
+pub struct Cache {
+    dir: PathBuf,
+    limit: u64,
+    entries: Mutex<BTreeMap<SnapshotId, Entry>>,
+}
+
+struct Entry {
+    bytes: u64,
+    used: SystemTime,
+    pins: u32,
+}
+
+/// An image in use: it stays until this is dropped.
+pub struct Pinned {
+    cache: Arc<Cache>,
+    id: SnapshotId,
+    path: PathBuf,
+}
+
+impl Pinned {
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut entries = self.cache.lock();
+        if let Some(e) = entries.get_mut(&self.id) {
+            e.pins = e.pins.saturating_sub(1);
+        }
+        self.cache.evict(&mut entries);
+    }
+}
+
+impl Cache {
+    /// Opens it and counts what is there.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn open(state: &Path, limit: u64) -> Result<Arc<Self>> {
+        let dir = state.join("cache");
+        files::create_dir_all(&dir, 0o700)?;
+        let mut entries = BTreeMap::new();
+        for name in files::list(&dir)? {
+            let path = dir.join(&name);
+            match name.parse::<SnapshotId>() {
+                Ok(id) => {
+                    let used = std::fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+                    entries.insert(id, Entry { bytes: files::tree_bytes(&path)?, used, pins: 0 });
+                }
+                Err(_) => files::remove_tree_now(&path)?,
+            }
+        }
+        let cache = Arc::new(Cache { dir, limit, entries: Mutex::new(entries) });
+        cache.evict(&mut cache.lock());
+        Ok(cache)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SnapshotId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: &SnapshotId) -> PathBuf {
+        self.dir.join(id.as_str())
+    }
+
+    fn evict(&self, entries: &mut BTreeMap<SnapshotId, Entry>) {
+        let mut sum: u64 = entries.values().map(|e| e.bytes).sum();
+        while sum > self.limit {
+            let oldest = entries.iter().filter(|(_, e)| e.pins == 0).min_by_key(|(_, e)| e.used);
+            let Some(id) = oldest.map(|(id, _)| id.clone()) else { return };
+            if let Some(e) = entries.remove(&id) {
+                sum -= e.bytes;
+            }
+            if let Err(e) = files::remove_tree_now(&self.path(&id)) {
+                tracing::warn!(snapshot = %id, error = %e.report(), "remove a raw image");
+            }
+        }
+    }
+
+    /// The image of a snapshot, if it is here; it stays while the answer is held.
+    pub fn pin(self: &Arc<Self>, id: &SnapshotId) -> Option<Pinned> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(id)?;
+        entry.pins += 1;
+        entry.used = SystemTime::now();
+        Some(Pinned { cache: Arc::clone(self), id: id.clone(), path: self.path(id) })
+    }
+
+    /// Takes a directory in as the image of a snapshot. It may go again at once if it is larger than the cache.
+    ///
+    /// # Errors
+    /// It can't be moved.
+    pub async fn insert(self: &Arc<Self>, id: &SnapshotId, from: &Path) -> Result<()> {
+        self.insert_pinned(id, from).await.map(drop)
+    }
+
+    /// As [`Cache::insert`], held.
+    ///
+    /// # Errors
+    /// It can't be moved.
+    pub async fn insert_pinned(self: &Arc<Self>, id: &SnapshotId, from: &Path) -> Result<Pinned> {
+        if let Some(pinned) = self.pin(id) {
+            files::remove_tree(from).await?; // two fetched it at once
+            return Ok(pinned);
+        }
+        let bytes = files::tree_bytes(from)?;
+        let path = self.path(id);
+        {
+            let mut entries = self.lock();
+            files::rename(from, &path)?;
+            entries.insert(id.clone(), Entry { bytes, used: SystemTime::now(), pins: 1 });
+            self.evict(&mut entries);
+        }
+        Ok(Pinned { cache: Arc::clone(self), id: id.clone(), path })
+    }
+
+    /// Removes a snapshot's image. Not there: nothing to do.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub async fn remove(&self, id: &SnapshotId) -> Result<()> {
+        self.lock().remove(id);
+        files::remove_tree(&self.path(id)).await
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> u64 {
+        self.lock().values().map(|e| e.bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_least_lately_used_goes_first_and_never_what_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 300 << 10).unwrap();
+        let mut ids = Vec::new();
+        let add = async |cache: &Arc<Cache>| {
+            let id = SnapshotId::random().unwrap();
+            let from = dir.path().join("new");
+            std::fs::create_dir(&from).unwrap();
+            std::fs::write(from.join("pages.img"), vec![1; 100 << 10]).unwrap();
+            cache.insert(&id, &from).await.unwrap();
+            id
+        };
+        for _ in 0..2 {
+            ids.push(add(&cache).await);
+        }
+        let held = cache.pin(&ids[0]).unwrap();
+        for _ in 0..2 {
+            ids.push(add(&cache).await);
+        }
+        assert!(cache.pin(&ids[1]).is_none() && held.path().join("pages.img").exists());
+        drop(held);
+        let again = Cache::open(dir.path(), 300 << 10).unwrap();
+        assert_eq!(again.bytes(), cache.bytes());
+        assert!(again.bytes() <= 300 << 10);
+        again.remove(&ids[3]).await.unwrap();
+        assert!(again.pin(&ids[3]).is_none());
+    }
+}

@@ -1,0 +1,112 @@
+//! A store by its URL.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use url::Url;
+
+use crate::host::files;
+use crate::model::{Attempt, Code, Error, Result};
+
+/// Which store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// `file:///dir`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    pub url: String,
+    /// Whether `http://` endpoints are allowed.
+    pub allow_http: bool,
+}
+
+/// The crate's own default tries for three minutes: a pod would stand still meanwhile.
+fn retry() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+        max_retries: 4,
+        retry_timeout: Duration::from_secs(10),
+    }
+}
+
+fn client(allow_http: bool) -> ClientOptions {
+    ClientOptions::new()
+        .with_timeout(Duration::from_secs(15))
+        .with_connect_timeout(Duration::from_secs(3))
+        .with_allow_http(allow_http)
+}
+
+/// Opens it; also gives its URL as it may be shown.
+pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String)> {
+    let hint = "use file:///dir, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
+    let bad = |why: &str| Error::invalid(format!("the store's URL is wrong: {why}")).hint(hint);
+    let url = Url::parse(&config.url).map_err(|e| bad(&e.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            bad("credentials don't belong into it").hint("give them by the environment, such as AWS_ACCESS_KEY_ID")
+        );
+    }
+    let shown = url.to_string();
+    let what = || format!("open store {shown}");
+    let allow = config.allow_http || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|v| v == "true");
+    let bucket =
+        || url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("it names no bucket")).map(str::to_owned);
+    let objects: Arc<dyn ObjectStore> = match url.scheme() {
+        "file" => {
+            let path = url.to_file_path().map_err(|()| bad("it is no absolute path"))?;
+            files::create_dir_all(&path, 0o700)?;
+            return Ok((Arc::new(local(&path)?), shown));
+        }
+        "s3" => {
+            // The library would say it only at the first call, as an error of the network.
+            let endpoint =
+                ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|n| std::env::var(n).ok());
+            if endpoint.as_ref().is_some_and(|e| e.starts_with("http://")) && !allow {
+                return Err(Error::invalid("the store's endpoint is http, which is not allowed")
+                    .hint("use https, or set store-allow-http = true where nobody can listen"));
+            }
+            let mut builder = AmazonS3Builder::from_env();
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            let builder = builder
+                .with_bucket_name(bucket()?)
+                .with_conditional_put(S3ConditionalPut::ETagMatch)
+                .with_client_options(client(allow))
+                .with_allow_http(allow)
+                .with_retry(retry());
+            Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
+        }
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket()?);
+            let builder = builder.with_client_options(client(allow)).with_retry(retry());
+            Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
+        }
+        "az" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket()?);
+            let builder = builder.with_client_options(client(allow)).with_allow_http(allow).with_retry(retry());
+            Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
+        }
+        other => return Err(bad(&format!("{other} is no kind of store"))),
+    };
+    let prefix = url.path().trim_matches('/');
+    if prefix.is_empty() {
+        return Ok((objects, shown));
+    }
+    let prefix = object_store::path::Path::parse(prefix).map_err(|e| bad(&e.to_string()))?;
+    Ok((Arc::new(PrefixStore::new(objects, prefix)), shown))
+}
+
+fn local(path: &Path) -> Result<LocalFileSystem> {
+    let store = LocalFileSystem::new_with_prefix(path)
+        .attempt(Code::InvalidRequest, || format!("open store {}", path.display()))?;
+    Ok(store.with_automatic_cleanup(true))
+}

@@ -1,0 +1,428 @@
+//! The object store: layers, packs and manifests in a bucket or a directory.
+//!
+//! ```text
+//! torpor.json                   create-only {format, minReader, storeId, digestKeyId}
+//! v1/keys/<id>                  create-only; the key of this store's digests
+//! v1/layers/<hex>.tar.zst       before any manifest that names them
+//! v1/packs/<snapshot>/<n>       immutable
+//! v1/snapshots/<id>/manifest    create-only, written last
+//! ```
+//!
+//! The key lies in the store itself: it keeps the digests of one store from telling anything about another's content, and
+//! finds damage. It does not keep out somebody who can write to the store; such a one can replace manifests anyway.
+//!
+//! After a crash: packs without a manifest, which [`Store::sweep`] removes after a grace period. A snapshot is there when
+//! its manifest is, and then it is whole.
+
+mod backend;
+mod fetch;
+mod upload;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use hmac::{Hmac, KeyInit, Mac};
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use tokio::io::AsyncRead;
+
+pub use backend::StoreConfig;
+pub use upload::SnapshotUpload;
+
+use crate::host::progress::Progress;
+use crate::model::{Attempt, Code, Digest, Error, Manifest, Result, SnapshotId, SnapshotInfo, hex};
+use crate::plan::pack;
+
+/// The format that this torpord writes and the newest it reads.
+const FORMAT: u32 = 1;
+/// Bytes of a manifest.
+const MANIFEST: u64 = 64 << 20;
+/// For one small object.
+const SMALL: Duration = Duration::from_secs(20);
+/// Bytes of one part of a large object.
+const PART: usize = 6 << 20;
+
+/// An open store.
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    shown: String,
+    key: tokio::sync::OnceCell<[u8; 32]>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    format: u32,
+    min_reader: u32,
+    store_id: String,
+    digest_key_id: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sealed {
+    format: u32,
+    min_reader: u32,
+    mac: String,
+    /// The manifest as text: the mac is over exactly these bytes.
+    body: String,
+}
+
+impl Store {
+    /// Opens a store by its URL. It need not answer yet.
+    ///
+    /// # Errors
+    /// The URL or its settings are wrong.
+    pub fn open(config: &StoreConfig) -> Result<Self> {
+        let (objects, shown) = backend::open(config)?;
+        Ok(Store { objects, shown, key: tokio::sync::OnceCell::new() })
+    }
+
+    /// Where it is, without credentials.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn failed(&self, what: &str, e: object_store::Error) -> Error {
+        let code = match &e {
+            object_store::Error::NotFound { .. } => Code::NotFound,
+            _ => Code::StoreUnavailable,
+        };
+        let error = Error::new(code, format!("{what} ({})", self.shown)).because(e);
+        if code == Code::NotFound {
+            error
+        } else {
+            error.hint("is the store reachable, and are its credentials right? `torpor doctor` tells")
+        }
+    }
+
+    async fn bounded<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(done) => done.map_err(|e| self.failed(what, e)),
+            Err(_) => Err(Error::new(
+                Code::StoreUnavailable,
+                format!("{what}: no answer in {} s ({})", limit.as_secs(), self.shown),
+            )
+            .hint("is the store reachable? `torpor doctor` tells")),
+        }
+    }
+
+    async fn get_small(&self, what: &str, key: &str, most: u64) -> Result<Vec<u8>> {
+        let key = Key::from(key);
+        let work = async {
+            let got = self.objects.get(&key).await?;
+            if got.meta.size > most {
+                return Ok(None);
+            }
+            got.bytes().await.map(Some)
+        };
+        let bytes = self.bounded(what, SMALL, work).await?;
+        bytes
+            .map(|b| b.to_vec())
+            .ok_or_else(|| Error::new(Code::Damaged, format!("{what}: it is larger than {most} bytes")))
+    }
+
+    /// Writes an object that must not be there. False: it is.
+    async fn create(&self, what: &str, key: &str, bytes: Vec<u8>) -> Result<bool> {
+        let key = Key::from(key);
+        let options = PutOptions::from(PutMode::Create);
+        let put = self.objects.put_opts(&key, PutPayload::from(bytes), options);
+        match tokio::time::timeout(SMALL, put).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => Ok(false),
+            Ok(Err(e)) => Err(self.failed(what, e)),
+            Err(_) => Err(Error::new(
+                Code::StoreUnavailable,
+                format!("{what}: no answer in {} s ({})", SMALL.as_secs(), self.shown),
+            )),
+        }
+    }
+
+    /// Asks whether the store answers and can be used; marks a new one as torpor's.
+    ///
+    /// # Errors
+    /// [`Code::StoreUnavailable`], or [`Code::Incompatible`] for a store of a newer torpor.
+    pub async fn check(&self) -> Result<()> {
+        let known = self.key.initialized();
+        self.digest_key().await?;
+        if known {
+            let key = Key::from("torpor.json");
+            self.bounded("reach the store", SMALL / 2, self.objects.head(&key)).await?;
+        }
+        Ok(())
+    }
+
+    /// The key of this store's digests.
+    async fn digest_key(&self) -> Result<[u8; 32]> {
+        self.key.get_or_try_init(|| self.load_key()).await.copied()
+    }
+
+    async fn load_key(&self) -> Result<[u8; 32]> {
+        let what = "open the store";
+        for _ in 0..2 {
+            match self.get_small(what, "torpor.json", 64 << 10).await {
+                Ok(bytes) => {
+                    let marker: Marker = serde_json::from_slice(&bytes)
+                        .attempt(Code::Damaged, || format!("{what}: torpor.json is not understood ({})", self.shown))?;
+                    if marker.min_reader > FORMAT {
+                        return Err(Error::new(
+                            Code::Incompatible,
+                            format!("the store has format {}; this torpord knows {FORMAT}", marker.format),
+                        )
+                        .hint("use a newer torpord"));
+                    }
+                    let id: SnapshotId = marker.digest_key_id.parse().map_err(|e: Error| {
+                        Error::new(Code::Damaged, format!("{what}: torpor.json is damaged")).because(e)
+                    })?;
+                    let key = self.get_small("read the store's key", &format!("v1/keys/{id}"), 64).await?;
+                    return key.try_into().map_err(|_| Error::new(Code::Damaged, "the store's key is damaged"));
+                }
+                Err(e) if e.code() == Code::NotFound => self.initialise().await?,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(
+            Code::StoreUnavailable,
+            format!("{what}: it does not keep what is written to it ({})", self.shown),
+        ))
+    }
+
+    /// The key first, so that a marker never names one that is not there.
+    async fn initialise(&self) -> Result<()> {
+        let mut key = [0_u8; 32];
+        getrandom::fill(&mut key).map_err(|e| Error::internal(format!("read random bytes: {e}")))?;
+        let key_id = SnapshotId::random()?;
+        self.create("write the store's key", &format!("v1/keys/{key_id}"), key.to_vec()).await?;
+        let marker = Marker {
+            format: FORMAT,
+            min_reader: FORMAT,
+            store_id: SnapshotId::random()?.to_string(),
+            digest_key_id: key_id.to_string(),
+        };
+        let bytes = serde_json::to_vec(&marker).attempt(Code::Internal, || "write torpor.json".into())?;
+        // Somebody else may have been first: then theirs counts.
+        self.create("mark the store", "torpor.json", bytes).await.map(drop)
+    }
+
+    fn layer_key(digest: &Digest) -> Key {
+        Key::from(format!("v1/layers/{}.tar.zst", digest.hex()))
+    }
+
+    /// Whether the store has that layer.
+    ///
+    /// # Errors
+    /// The store can't be asked.
+    pub async fn has_layer(&self, digest: &Digest) -> Result<bool> {
+        let key = Self::layer_key(digest);
+        match self.bounded("look for a layer", SMALL, self.objects.head(&key)).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.code() == Code::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sends a layer's bytes.
+    ///
+    /// # Errors
+    /// The store refuses; nothing of it can be seen then.
+    pub async fn put_layer(&self, digest: &Digest, blob: &Path, progress: &Progress) -> Result<()> {
+        use tokio::io::AsyncReadExt;
+        let what = format!("send layer {digest}");
+        let mut file = tokio::fs::File::open(blob).await.attempt(Code::Internal, || what.clone())?;
+        progress.total(file.metadata().await.attempt(Code::Internal, || what.clone())?.len());
+        let mut upload = upload::Object::begin(self, &what, Self::layer_key(digest)).await?;
+        loop {
+            let mut part = Vec::with_capacity(PART);
+            let n =
+                (&mut file).take(PART as u64).read_to_end(&mut part).await.attempt(Code::Internal, || what.clone())?;
+            if n == 0 {
+                break;
+            }
+            upload.part(part).await?;
+            progress.add(n as u64);
+        }
+        upload.finish().await
+    }
+
+    /// A layer's bytes.
+    ///
+    /// # Errors
+    /// The store lacks it or can't be asked.
+    pub async fn get_layer(&self, digest: &Digest) -> Result<impl AsyncRead + Send + Unpin + use<>> {
+        let key = Self::layer_key(digest);
+        let got = self.bounded("fetch a layer", SMALL, self.objects.get(&key)).await?;
+        let stream = got.into_stream().map_err(std::io::Error::other).boxed();
+        Ok(tokio_util::io::StreamReader::new(stream))
+    }
+
+    /// Writes a manifest: from now on the snapshot is there.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+        pack::check_files(&manifest.files)?;
+        let what = format!("write the manifest of snapshot {}", manifest.id);
+        let body = serde_json::to_string(manifest).attempt(Code::Internal, || what.clone())?;
+        let mac = self.mac(body.as_bytes()).await?;
+        let sealed = Sealed { format: FORMAT, min_reader: FORMAT, mac, body };
+        let bytes = serde_json::to_vec(&sealed).attempt(Code::Internal, || what.clone())?;
+        if self.create(&what, &pack::manifest_key(&manifest.id), bytes).await? {
+            return Ok(());
+        }
+        // A call whose answer was lost was made again, and found its own work.
+        let there = self.manifest(&manifest.id).await?;
+        if there == *manifest { Ok(()) } else { Err(Error::internal(format!("{what}: another one has that id"))) }
+    }
+
+    async fn mac(&self, bytes: &[u8]) -> Result<String> {
+        Ok(digest(&self.digest_key().await?, bytes))
+    }
+
+    /// Reads a manifest and checks all that it says.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Incompatible`] for a newer format, [`Code::Damaged`].
+    pub async fn manifest(&self, id: &SnapshotId) -> Result<Manifest> {
+        let what = format!("read the manifest of snapshot {id}");
+        let bytes = self.get_small(&what, &pack::manifest_key(id), MANIFEST).await.map_err(|e| match e.code() {
+            Code::NotFound => {
+                Error::new(Code::NotFound, format!("no snapshot {id}")).hint("`torpor snapshot ls` lists them")
+            }
+            _ => e,
+        })?;
+        let damaged = || format!("{what}: it is damaged");
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Envelope {
+            format: u32,
+            min_reader: u32,
+        }
+        let envelope: Envelope = serde_json::from_slice(&bytes).attempt(Code::Damaged, damaged)?;
+        if envelope.min_reader > FORMAT {
+            return Err(Error::new(
+                Code::Incompatible,
+                format!("snapshot {id} has format {}; this torpord knows {FORMAT}", envelope.format),
+            )
+            .hint("use a newer torpord"));
+        }
+        let sealed: Sealed = serde_json::from_slice(&bytes).attempt(Code::Damaged, damaged)?;
+        if self.mac(sealed.body.as_bytes()).await? != sealed.mac {
+            return Err(
+                Error::new(Code::Damaged, format!("{what}: it was changed")).hint("take another snapshot of the pod")
+            );
+        }
+        let manifest: Manifest = serde_json::from_str(&sealed.body).attempt(Code::Damaged, damaged)?;
+        if manifest.id != *id {
+            return Err(Error::new(Code::Damaged, format!("{what}: it is that of snapshot {}", manifest.id)));
+        }
+        pack::check_files(&manifest.files)?;
+        Ok(manifest)
+    }
+
+    /// All snapshots, newest last. Those that can't be read are left out and logged.
+    ///
+    /// # Errors
+    /// The store can't be asked.
+    pub async fn list(&self) -> Result<Vec<SnapshotInfo>> {
+        let ids = self.keys("v1/snapshots").await?;
+        let ids = ids.iter().filter_map(|k| k.split('/').nth(2)?.parse::<SnapshotId>().ok());
+        let read = futures::stream::iter(ids).map(|id| async move { (self.manifest(&id).await, id) });
+        let all: Vec<_> = read.buffer_unordered(8).collect().await;
+        let mut infos = Vec::new();
+        for (manifest, id) in all {
+            match manifest {
+                Ok(m) => infos.push(info(&m)),
+                Err(e) if e.code() == Code::StoreUnavailable => return Err(e),
+                Err(e) => tracing::warn!(snapshot = %id, error = %e.report(), "a snapshot can't be read"),
+            }
+        }
+        infos.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(infos)
+    }
+
+    async fn keys(&self, below: &str) -> Result<Vec<String>> {
+        let below = Key::from(below);
+        let work = self.objects.list(Some(&below)).map_ok(|m| m.location.to_string()).try_collect();
+        self.bounded("list the store", 3 * SMALL, work).await
+    }
+
+    /// Removes a snapshot: its manifest first, then it is gone; what can't be removed of its packs is swept later.
+    ///
+    /// # Errors
+    /// The manifest can't be removed.
+    pub async fn delete(&self, id: &SnapshotId) -> Result<()> {
+        let key = Key::from(pack::manifest_key(id));
+        match self.bounded("remove a manifest", SMALL, self.objects.delete(&key)).await {
+            Err(e) if e.code() != Code::NotFound => return Err(e),
+            _ => {}
+        }
+        for key in self.keys(&format!("v1/packs/{id}")).await? {
+            let key = Key::from(key);
+            match self.bounded("remove a pack", SMALL, self.objects.delete(&key)).await {
+                Err(e) if e.code() != Code::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes packs older than `grace` that no manifest names. Stops, removing nothing, at any manifest that it can't
+    /// read: such a one may name packs of others.
+    ///
+    /// # Errors
+    /// The store can't be asked, or holds a manifest that is not understood.
+    pub async fn sweep(&self, grace: Duration) -> Result<u64> {
+        let mut used = std::collections::BTreeSet::new();
+        for key in self.keys("v1/snapshots").await? {
+            let Some(id) = key.split('/').nth(2).and_then(|i| i.parse::<SnapshotId>().ok()) else {
+                return Err(Error::new(Code::Incompatible, "the store holds what this torpord does not know"));
+            };
+            let manifest = self.manifest(&id).await?;
+            used.extend(manifest.files.iter().flat_map(|f| f.extents.iter().map(|e| e.pack.clone())));
+        }
+        let below = Key::from("v1/packs");
+        let all: Vec<_> =
+            self.bounded("list the packs", 3 * SMALL, self.objects.list(Some(&below)).try_collect()).await?;
+        let now = jiff::Timestamp::now().as_second();
+        let old = |m: &object_store::ObjectMeta| {
+            now - m.last_modified.timestamp() > i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
+        };
+        let mut removed = 0;
+        for meta in all.iter().filter(|m| !used.contains(m.location.as_ref()) && old(m)) {
+            self.bounded("remove a pack", SMALL, self.objects.delete(&meta.location)).await?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}
+
+/// What a list shows of a manifest.
+pub fn info(m: &Manifest) -> SnapshotInfo {
+    SnapshotInfo {
+        id: m.id.clone(),
+        pod_name: m.pod.spec.name.to_string(),
+        pod: m.pod.id.clone(),
+        image: m.pod.spec.image.to_string(),
+        created_at: m.created_at,
+        size: m.size,
+        stored: m.stored,
+    }
+}
+
+/// HMAC-SHA-256, hexadecimal.
+fn digest(key: &[u8; 32], bytes: &[u8]) -> String {
+    // HMAC takes keys of any length.
+    #[expect(clippy::expect_used, reason = "can't fail: HMAC takes keys of any length")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of 32 bytes");
+    mac.update(bytes);
+    hex(&mac.finalize().into_bytes())
+}
