@@ -15,6 +15,8 @@
 //! - `cli`: the command line, a client of that API only.
 //! - [`channel`]: the framed protocol with init; `pod`: what runs in and beside a pod.
 
+#[cfg(feature = "client")]
+pub mod api;
 pub mod channel;
 #[cfg(feature = "daemon")]
 pub mod config;

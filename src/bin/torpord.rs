@@ -1,2 +1,107 @@
-//! A binary.
-fn main() {}
+//! The daemon. See `torpor::daemon`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use torpor::config::{self, Config};
+use torpor::host::{files, runtime, unpack};
+use torpor::model::Result;
+
+/// gVisor sandboxes that sleep in object storage.
+#[derive(Debug, Parser)]
+#[command(name = "torpord", version)]
+struct Flags {
+    /// Configuration file [default: /etc/torpor/torpor.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where all durable state lives
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The API's Unix socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Object store: file:///dir, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Allow http:// endpoints of the store
+    #[arg(long)]
+    store_allow_http: bool,
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Option<ipnet::Ipv4Net>,
+    /// Host ports given out when none is asked for
+    #[arg(long, value_name = "A-B")]
+    port_range: Option<String>,
+    /// The runsc to use for new pods
+    #[arg(long, value_name = "PROGRAM")]
+    runsc: Option<PathBuf>,
+    /// Check the configuration and end
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
+    let usual = PathBuf::from("/etc/torpor/torpor.toml");
+    let text = match &flags.config {
+        Some(path) => files::read(path)?,
+        None => files::read_if_present(&usual)?.unwrap_or_default(),
+    };
+    let (mut file, unknown) = config::parse(&text)?;
+    // Flags win.
+    file.state_dir = flags.state_dir.or(file.state_dir);
+    file.socket = flags.socket.or(file.socket);
+    file.store = flags.store.or(file.store);
+    file.pod_cidr = flags.pod_cidr.or(file.pod_cidr);
+    file.port_range = flags.port_range.or(file.port_range);
+    file.runsc = flags.runsc.or(file.runsc);
+    if flags.store_allow_http {
+        file.store_allow_http = Some(true);
+    }
+    Ok((config::complete(file)?, unknown))
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    // Run by torpord itself, before there is a runtime with threads.
+    match args.next().as_deref().and_then(|a| a.to_str()) {
+        Some(unpack::WORKER) => return unpack::worker_main(args.filter_map(|a| a.into_string().ok())),
+        Some(runtime::HELPER) => return runtime::helper_main(args),
+        _ => {}
+    }
+    let flags = Flags::parse();
+    let check = flags.check_config;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TORPOR_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let (config, unknown) = match configuration(flags) {
+        Ok(all) => all,
+        Err(e) => return failed(&e),
+    };
+    for key in unknown {
+        tracing::warn!(%key, "a key of the configuration that this torpord does not know");
+    }
+    if check {
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(r) => r,
+        Err(e) => {
+            tracing::error!(error = %e, "start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(torpor::daemon::run::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(e: &torpor::model::Error) -> ExitCode {
+    use std::io::Write;
+    let mut err = std::io::stderr();
+    let _ = writeln!(err, "error: {}", e.report());
+    if let Some(hint) = e.hint_text() {
+        let _ = writeln!(err, "hint: {hint}");
+    }
+    ExitCode::FAILURE
+}

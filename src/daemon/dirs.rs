@@ -32,6 +32,10 @@ impl Dirs {
     pub fn sandbox(&self, id: &RuntimeId) -> PathBuf {
         self.run.join("pods").join(id.to_string())
     }
+    /// A sandbox's network namespace.
+    pub fn netns(&self, id: &RuntimeId) -> PathBuf {
+        self.run.join("netns").join(id.to_string())
+    }
     /// All sandboxes' directories.
     pub fn sandboxes(&self) -> PathBuf {
         self.run.join("pods")

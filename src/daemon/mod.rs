@@ -1,4 +1,7 @@
 //! The service: intent before effect, one teardown, recovery, HTTP.
 
+pub mod core;
 pub mod db;
 pub mod dirs;
+pub mod http;
+pub mod run;

@@ -79,7 +79,8 @@ impl Db {
     /// The database can't be read.
     pub async fn pods(&self) -> Result<(Vec<PodRecord>, Vec<(String, String)>)> {
         self.transact("list pods", |t| {
-            let mut statement = t.prepare("SELECT id, record FROM pods ORDER BY id").map_err(|e| refused("list pods", e))?;
+            let mut statement =
+                t.prepare("SELECT id, record FROM pods ORDER BY id").map_err(|e| refused("list pods", e))?;
             let rows = statement
                 .query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))
                 .map_err(|e| refused("list pods", e))?;
@@ -168,8 +169,7 @@ impl Db {
         self.transact("list images", |t| {
             let mut statement =
                 t.prepare("SELECT record FROM images ORDER BY name").map_err(|e| refused("list images", e))?;
-            let rows =
-                statement.query_map([], |r| r.get::<_, String>(0)).map_err(|e| refused("list images", e))?;
+            let rows = statement.query_map([], |r| r.get::<_, String>(0)).map_err(|e| refused("list images", e))?;
             rows.map(|row| {
                 let text = row.map_err(|e| refused("list images", e))?;
                 serde_json::from_str(&text).attempt(Code::Internal, || "read an image's record".into())
@@ -190,8 +190,10 @@ impl Db {
                 .query_row("SELECT record FROM images WHERE name = ?1", [&name], |r| r.get(0))
                 .optional()
                 .map_err(|e| refused("read an image", e))?;
-            text.map(|x| serde_json::from_str(&x).attempt(Code::Internal, || format!("read the record of image {name}")))
-                .transpose()
+            text.map(|x| {
+                serde_json::from_str(&x).attempt(Code::Internal, || format!("read the record of image {name}"))
+            })
+            .transpose()
         })
         .await
     }
@@ -204,9 +206,12 @@ impl Db {
         let record = record.clone();
         self.transact("save an image", move |t| {
             let text = serde_json::to_string(&record).attempt(Code::Internal, || "write an image's record".into())?;
-            t.execute("INSERT OR REPLACE INTO images (name, record) VALUES (?1, ?2)", params![record.name.to_string(), text])
-                .map(drop)
-                .map_err(|e| refused("save an image", e))
+            t.execute(
+                "INSERT OR REPLACE INTO images (name, record) VALUES (?1, ?2)",
+                params![record.name.to_string(), text],
+            )
+            .map(drop)
+            .map_err(|e| refused("save an image", e))
         })
         .await
     }
@@ -218,7 +223,8 @@ impl Db {
     pub async fn remove_image(&self, name: &ImageName) -> Result<bool> {
         let name = name.to_string();
         self.transact("remove an image", move |t| {
-            let n = t.execute("DELETE FROM images WHERE name = ?1", [name]).map_err(|e| refused("remove an image", e))?;
+            let n =
+                t.execute("DELETE FROM images WHERE name = ?1", [name]).map_err(|e| refused("remove an image", e))?;
             Ok(n > 0)
         })
         .await
@@ -242,8 +248,11 @@ fn put_ports(t: &rusqlite::Transaction<'_>, record: &PodRecord) -> Result<()> {
             return Err(Error::new(Code::PortTaken, format!("host port {host} is taken by pod {pod}"))
                 .hint("ask for another port, or for none to get one of the pool"));
         }
-        t.execute("INSERT INTO ports (host, protocol, pod) VALUES (?1, ?2, ?3)", params![host, protocol, record.id.as_str()])
-            .map_err(|e| refused("save ports", e))?;
+        t.execute(
+            "INSERT INTO ports (host, protocol, pod) VALUES (?1, ?2, ?3)",
+            params![host, protocol, record.id.as_str()],
+        )
+        .map_err(|e| refused("save ports", e))?;
     }
     Ok(())
 }

@@ -334,8 +334,11 @@ impl Store {
     /// The store can't be asked.
     pub async fn list(&self) -> Result<Vec<SnapshotInfo>> {
         let ids = self.keys("v1/snapshots").await?;
-        let ids = ids.iter().filter_map(|k| k.split('/').nth(2)?.parse::<SnapshotId>().ok());
-        let read = futures::stream::iter(ids).map(|id| async move { (self.manifest(&id).await, id) });
+        let mut found: Vec<SnapshotId> = Vec::new();
+        for key in &ids {
+            found.extend(key.split('/').nth(2).and_then(|id| id.parse().ok()));
+        }
+        let read = futures::stream::iter(found).map(|id| async move { (self.manifest(&id).await, id) });
         let all: Vec<_> = read.buffer_unordered(8).collect().await;
         let mut infos = Vec::new();
         for (manifest, id) in all {

@@ -1,0 +1,4 @@
+//! The contract of the REST API: its types, its errors, and the client of it.
+
+pub mod problem;
+pub mod types;

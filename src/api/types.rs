@@ -1,0 +1,479 @@
+//! Bodies of requests and answers. Requests refuse what they don't know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A pod to be made.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CreatePod {
+    /// Its name; one is made up if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Name of the image.
+    pub image: String,
+    /// What is run: replaces the image's default arguments, and is handed to its entry point if it has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment on top of the image's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Named limits, such as `dev.small`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    /// Processors, such as 0.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Bytes of memory, or a text such as `512m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Bytes of the writable layer, or a text such as `8g`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Size>,
+    /// Port forwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
+    /// Volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeSpec>,
+    /// Absolute directory in which the command starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Host name in the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How to tell that the application answers: the call comes back when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<ReadySpec>,
+    /// Whether the pod is started at once. Default true.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Bytes as a number, or as a text with a unit: `512m`, `2g`, `64k`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Size {
+    /// Bytes.
+    Bytes(u64),
+    /// With a unit.
+    Text(String),
+}
+
+/// A port forward: the pod's port alone, or with the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum PortSpec {
+    /// The pod's port; the host's is one of the pool.
+    Pod(u16),
+    /// Both.
+    Full(PortPair),
+}
+
+/// A port forward in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortPair {
+    /// Port in the pod.
+    pub pod: u16,
+    /// Port on the host; none: one of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<u16>,
+    /// `tcp`, the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VolumeSpec {
+    /// Name of a volume, made if it is not there, or an absolute directory of the host.
+    pub source: String,
+    /// Absolute path in the pod.
+    pub target: String,
+    /// Whether the pod may not write to it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A readiness probe: one of `http`, `tcp` and `exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReadySpec {
+    /// `GET` answers 2xx or 3xx.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpCheck>,
+    /// That port of the pod accepts a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<u16>,
+    /// That command exits with 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Vec<String>>,
+    /// Milliseconds until it counts as not ready. Default 60000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What an HTTP probe asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpCheck {
+    /// Port in the pod.
+    pub port: u16,
+    /// Path. Default `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `creating`, `created`, `starting`, `running`, `suspending`, `sleeping`, `waking`, `restoring`, `stopping`, `stopped`,
+    /// `failed` or `deleting`.
+    pub state: String,
+    /// Name of its image.
+    pub image: String,
+    /// What it was asked to run; empty: the image's own command.
+    pub command: Vec<String>,
+    /// Names of the variables set for it. Values are not shown.
+    pub env_names: Vec<String>,
+    /// Its address, kept while it sleeps.
+    pub address: String,
+    /// Its forwards, kept while it sleeps.
+    pub ports: Vec<PortInfo>,
+    /// Its limits.
+    pub resources: ResourcesInfo,
+    /// Its volumes.
+    pub volumes: Vec<VolumeSpec>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Host name.
+    pub hostname: String,
+    /// Number of its newest sandbox.
+    pub incarnation: u32,
+    /// Pid of its sandbox on the host.
+    pub sandbox_pid: Option<u32>,
+    /// What its engine calls its version.
+    pub engine: String,
+    /// The snapshot it sleeps in, or last slept in.
+    pub snapshot: Option<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// When its command was last started or woken.
+    pub started_at: Option<String>,
+    /// When its command ended.
+    pub finished_at: Option<String>,
+    /// The command's exit code; 128+signal if a signal ended it.
+    pub exit_code: Option<i32>,
+    /// `exited`, `signaled`, `stopped`, `oom`, `pids`, `sandbox-lost`, `shim-lost`, `host-restarted` or `start-failed`.
+    pub exit_reason: Option<String>,
+    /// The last failure, if what was asked last failed.
+    pub last_error: Option<String>,
+}
+
+/// A forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortInfo {
+    /// Port in the pod.
+    pub pod: u16,
+    /// Port on the host.
+    pub host: u16,
+    /// `tcp`.
+    pub protocol: String,
+}
+
+/// A pod's limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourcesInfo {
+    /// Processors.
+    pub cpus: f64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Bytes of the writable layer.
+    pub disk: u64,
+}
+
+/// How to stop a pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StopPod {
+    /// Name or number; default: the image's, else SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// Seconds until it is killed. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u64>,
+}
+
+/// A signal to send.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KillPod {
+    /// Name or number, such as `SIGHUP`, `HUP` or `1`.
+    pub signal: String,
+}
+
+/// How to wake a pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WakePod {
+    /// Start its command anew instead of going on where it was.
+    #[serde(default)]
+    pub cold: bool,
+}
+
+/// Which snapshot to put a pod back to.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestorePod {
+    /// Its id.
+    pub snapshot: String,
+}
+
+/// How a pod's command ended.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitInfo {
+    /// The exit code; 128+signal if a signal ended it.
+    pub exit_code: i32,
+    /// Why it ended.
+    pub exit_reason: String,
+}
+
+/// A program to run in a pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecPod {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Environment on top of the pod's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Absolute directory; default: that of the pod's command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// `user[:group]`; default: that of the pod's command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Input as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// Milliseconds until it is killed. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What a program left. Output that is UTF-8 stands in `stdout` and `stderr`; output that is not stands there as base64
+/// (RFC 4648, padded), and `stdoutEncoding` or `stderrEncoding` says `base64`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecResult {
+    /// Its exit code; 128+signal if a signal ended it.
+    pub exit_code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// `utf-8` or `base64`.
+    pub stdout_encoding: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// `utf-8` or `base64`.
+    pub stderr_encoding: String,
+    /// Whether it was killed because its time was over.
+    pub timed_out: bool,
+    /// Whether more came out than is kept (16 MiB of each).
+    pub truncated: bool,
+}
+
+/// One line of a pod's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    /// When torpor had it (RFC 3339).
+    pub timestamp: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// The line without its end; bytes that are not UTF-8 are replaced.
+    pub line: String,
+    /// Whether the line goes on in the next object.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Its id.
+    pub id: String,
+    /// Name of the pod it was taken of.
+    pub pod: String,
+    /// Id of the pod it was taken of.
+    pub pod_id: String,
+    /// Name of that pod's image.
+    pub image: String,
+    /// When it was taken.
+    pub created_at: String,
+    /// Bytes, uncompressed.
+    pub size: u64,
+    /// Bytes in the store, layers not counted.
+    pub stored: u64,
+}
+
+/// A new pod out of a snapshot.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestoreSnapshot {
+    /// Its name; default: the first pod's with `-copy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// Digest of its content.
+    pub id: String,
+    /// Bytes of all its files.
+    pub size: u64,
+    /// Its layers, lowest first.
+    pub layers: Vec<Layer>,
+    /// How it is run.
+    pub config: ImageConfig,
+    /// When it was imported.
+    pub created_at: String,
+}
+
+/// A layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Layer {
+    /// Digest of its uncompressed tar.
+    pub digest: String,
+    /// Bytes of its files.
+    pub size: u64,
+}
+
+/// What an image says about running it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageConfig {
+    /// Entry point.
+    pub entrypoint: Vec<String>,
+    /// Default arguments.
+    pub cmd: Vec<String>,
+    /// Environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: String,
+    /// User.
+    pub user: String,
+    /// Stop signal.
+    pub stop_signal: String,
+}
+
+/// A directory of the host to import.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImportDirectory {
+    /// Absolute path on the host of torpord.
+    pub directory: String,
+}
+
+/// Which torpord answers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Version {
+    /// Version of torpor.
+    pub version: String,
+    /// Version of the API.
+    pub api_version: String,
+    /// Tag of the instance.
+    pub instance: String,
+    /// Version of the engine of new pods.
+    pub engine: Option<String>,
+}
+
+/// Whether torpord can work.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// `ok` or `degraded`.
+    pub status: String,
+    /// What is wrong, if anything.
+    pub problems: Vec<String>,
+}
+
+/// What `torpor doctor` shows.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Doctor {
+    /// One for each thing looked at.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// What was looked at.
+    pub check: String,
+    /// `ok`, `warn` or `fail`.
+    pub status: String,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// A line of an answer that was asked for as `application/x-ndjson`: progress, then the result or the error.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Step<T> {
+    /// How far it is.
+    Progress(ProgressInfo),
+    /// It is done.
+    Result(T),
+    /// It failed.
+    Error(super::problem::Problem),
+}
+
+/// How far a call is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgressInfo {
+    /// What is being done.
+    pub phase: String,
+    /// Bytes done in this phase.
+    pub done: u64,
+    /// Bytes to do in this phase, 0 if that is not known.
+    pub total: u64,
+}

@@ -1,0 +1,355 @@
+//! What may come in: requests become specifications, or are refused before anything is touched.
+
+use std::path::{Path, PathBuf};
+
+use super::Core;
+use crate::api::types::{CreatePod, PortSpec, ReadySpec, Size, VolumeSpec};
+use crate::config::{self, DEFAULT_RESOURCES};
+use crate::model::{
+    Code, Error, ImageConfig, PodName, PodSpec, PortRequest, Protocol, Ready, ReadyCheck, Resources, Result,
+    VolumeMount,
+};
+use crate::plan::bundle::{self, Volume};
+
+const MIB: u64 = 1 << 20;
+/// Memory below which gVisor itself has no room.
+const LEAST_MEMORY: u64 = 48 * MIB;
+const LEAST_PIDS: u32 = 32;
+const MOST_TEXT: usize = 128 * 1024;
+
+/// A number of bytes as a person writes it.
+pub(super) fn bytes(size: &Size) -> Result<u64> {
+    let text = match size {
+        Size::Bytes(n) => return Ok(*n),
+        Size::Text(t) => t.trim().to_ascii_lowercase(),
+    };
+    let bad = || Error::invalid(format!("{text:?} is no size")).hint("write it as a number of bytes, or as 512m or 2g");
+    let text_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..text_end].parse().map_err(|_| bad())?;
+    let unit: u64 = match text[text_end..].trim_end_matches("ib").trim_end_matches('b') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => MIB,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return Err(bad()),
+    };
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are far below 2^52"
+    )]
+    Ok((number * unit as f64) as u64)
+}
+
+/// A signal by name or number.
+pub(super) fn signal(text: &str) -> Result<i32> {
+    let bad = || {
+        Error::invalid(format!("{:?} is no signal", text.chars().take(20).collect::<String>()))
+            .hint("such as SIGTERM, HUP or 9")
+    };
+    if let Ok(n) = text.parse::<i32>() {
+        return if (1..=64).contains(&n) { Ok(n) } else { Err(bad()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse::<nix::sys::signal::Signal>().map(|s| s as i32).map_err(|_| bad())
+}
+
+/// The signal that asks an image's command to stop.
+pub(super) fn stop_signal(image: &ImageConfig) -> i32 {
+    signal(&image.stop_signal).unwrap_or(libc::SIGTERM)
+}
+
+fn text<'a>(what: &str, value: &'a str) -> Result<&'a str> {
+    if value.contains('\0') {
+        return Err(Error::invalid(format!("{what} contains a NUL byte")));
+    }
+    if value.len() > MOST_TEXT {
+        return Err(Error::invalid(format!("{what} is longer than {MOST_TEXT} bytes")));
+    }
+    Ok(value)
+}
+
+pub(super) fn command(command: &[String]) -> Result<()> {
+    if command.len() > 10_000 {
+        return Err(Error::invalid("the command has too many arguments"));
+    }
+    command.iter().try_for_each(|a| text("the command", a).map(drop))
+}
+
+pub(super) fn env<'a>(env: impl Iterator<Item = (&'a String, &'a String)>) -> Result<()> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err(Error::invalid("a variable's name is empty or contains ="));
+        }
+        text("a variable's name", name)?;
+        text("a variable's value", value)?;
+    }
+    Ok(())
+}
+
+pub(super) fn directory(path: Option<&String>) -> Result<()> {
+    match path {
+        Some(p) if !p.starts_with('/') => Err(Error::invalid(format!(
+            "working directory {:?} is not absolute",
+            p.chars().take(80).collect::<String>()
+        ))),
+        Some(p) => text("the working directory", p).map(drop),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn user(user: Option<&String>) -> Result<()> {
+    let fine = |u: &str| {
+        u.len() <= 64
+            && !u.is_empty()
+            && u.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
+    };
+    match user {
+        Some(u) if !fine(u) => {
+            Err(Error::invalid(format!("user {:?} is not user[:group]", u.chars().take(80).collect::<String>())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn hostname(name: &str) -> Result<()> {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    if name.len() <= 64 && name.split('.').all(label) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{:?} is no host name", name.chars().take(80).collect::<String>()))
+        .hint("letters, digits and -, 64 at most"))
+}
+
+fn ready(spec: &ReadySpec) -> Result<Ready> {
+    let checks = [spec.http.is_some(), spec.tcp.is_some(), spec.exec.is_some()].into_iter().filter(|c| *c).count();
+    if checks != 1 {
+        return Err(Error::invalid("ready needs one of http, tcp and exec"));
+    }
+    let port = |p: u16| if p == 0 { Err(Error::invalid("ready: port 0 can't be asked")) } else { Ok(p) };
+    let check = if let Some(http) = &spec.http {
+        let path = http.path.clone().unwrap_or_else(|| "/".into());
+        if !path.starts_with('/') || path.contains(|c: char| c.is_control() || c == ' ') || path.len() > 2000 {
+            return Err(Error::invalid("ready: the path must begin with / and have no spaces"));
+        }
+        ReadyCheck::Http { port: port(http.port)?, path }
+    } else if let Some(tcp) = spec.tcp {
+        ReadyCheck::Tcp { port: port(tcp)? }
+    } else {
+        let line = spec.exec.clone().unwrap_or_default();
+        if line.is_empty() {
+            return Err(Error::invalid("ready: exec needs a command"));
+        }
+        command(&line)?;
+        ReadyCheck::Exec { command: line }
+    };
+    let timeout_ms = spec.timeout_ms.unwrap_or(60_000);
+    if !(1..=3_600_000).contains(&timeout_ms) {
+        return Err(Error::invalid("ready: timeoutMs must be 1 to 3600000"));
+    }
+    Ok(Ready { check, timeout_ms })
+}
+
+impl Core {
+    /// A request as a specification.
+    pub(super) fn admit(&self, request: &CreatePod) -> Result<PodSpec> {
+        let name: PodName = match &request.name {
+            Some(name) => name.parse()?,
+            None => self.made_up_name()?,
+        };
+        if let Some(other) = self.records().iter().find(|r| r.spec.name == name) {
+            return Err(Error::new(Code::NameTaken, format!("the name {name} is taken by pod {}", other.id.short()))
+                .hint("remove that pod or take another name"));
+        }
+        command(&request.command)?;
+        env(request.env.iter())?;
+        directory(request.working_dir.as_ref())?;
+        user(request.user.as_ref())?;
+        if let Some(h) = &request.hostname {
+            hostname(h)?;
+        }
+        if request.labels.len() > 64
+            || request.labels.iter().any(|(k, v)| k.is_empty() || k.len() > 128 || v.len() > 4096)
+        {
+            return Err(Error::invalid("labels: 64 at most, names of 1 to 128 and values of up to 4096 bytes"));
+        }
+        Ok(PodSpec {
+            image: request.image.parse()?,
+            command: request.command.clone(),
+            env: request.env.clone(),
+            resources: self.resources(request)?,
+            ports: self.ports(&request.ports)?,
+            volumes: request.volumes.iter().map(volume).collect::<Result<_>>()?,
+            working_dir: request.working_dir.clone(),
+            user: request.user.clone(),
+            hostname: request.hostname.clone(),
+            labels: request.labels.clone(),
+            ready: request.ready.as_ref().map(ready).transpose()?,
+            name,
+        })
+    }
+
+    fn made_up_name(&self) -> Result<PodName> {
+        let id = crate::model::PodId::random()?;
+        format!("pod-{}", &id.as_str()[..8]).parse()
+    }
+
+    fn resources(&self, request: &CreatePod) -> Result<Resources> {
+        let mut r = match &request.tier {
+            None => DEFAULT_RESOURCES,
+            Some(tier) => *self.config.tiers.get(tier).ok_or_else(|| {
+                let known: Vec<&str> = self.config.tiers.keys().map(String::as_str).collect();
+                let shown: String = tier.chars().take(40).collect();
+                Error::invalid(format!("no tier {shown:?}")).hint(format!("there are {}", known.join(", ")))
+            })?,
+        };
+        if let Some(cpus) = request.cpus {
+            r.cpu_millis = config::cpu_millis(cpus)?;
+        }
+        if let Some(memory) = &request.memory {
+            r.memory = bytes(memory)?;
+        }
+        if let Some(pids) = request.pids {
+            r.pids = pids;
+        }
+        if let Some(disk) = &request.disk {
+            r.disk = bytes(disk)?;
+        }
+        if !(LEAST_MEMORY..=1 << 44).contains(&r.memory) {
+            return Err(Error::invalid(format!("{} bytes of memory can't be given", r.memory)).hint("48m at least"));
+        }
+        if !(LEAST_PIDS..=4_000_000).contains(&r.pids) {
+            return Err(Error::invalid(format!("a limit of {} processes can't be given", r.pids)).hint("32 at least"));
+        }
+        if !(MIB..=1 << 46).contains(&r.disk) {
+            return Err(Error::invalid(format!("{} bytes of disk can't be given", r.disk)).hint("1m at least"));
+        }
+        r.disk = r.disk / 4096 * 4096;
+        Ok(r)
+    }
+
+    fn ports(&self, specs: &[PortSpec]) -> Result<Vec<PortRequest>> {
+        if specs.len() > 256 {
+            return Err(Error::invalid("a pod can have 256 forwards at most"));
+        }
+        let mut ports: Vec<PortRequest> = Vec::new();
+        for spec in specs {
+            let (pod, host) = match spec {
+                PortSpec::Pod(pod) => (*pod, None),
+                PortSpec::Full(pair) => {
+                    if pair.protocol.as_deref().is_some_and(|p| p != "tcp") {
+                        return Err(Error::new(Code::Unsupported, "only TCP ports can be forwarded for now"));
+                    }
+                    (pair.pod, pair.host)
+                }
+            };
+            if pod == 0 {
+                return Err(Error::invalid("port 0 of a pod can't be forwarded"));
+            }
+            if let Some(host) = host
+                && !self.config.allowed_ports.contains(host)
+            {
+                let range = self.config.allowed_ports;
+                return Err(Error::invalid(format!("host port {host} is out of range"))
+                    .hint(format!("{} to {} are allowed (allowed-ports)", range.first, range.last)));
+            }
+            if host.is_some() && ports.iter().any(|p| p.host == host) {
+                return Err(Error::invalid(format!("host port {} is asked for twice", host.unwrap_or(0))));
+            }
+            ports.push(PortRequest { pod, host, protocol: Protocol::Tcp });
+        }
+        Ok(ports)
+    }
+
+    /// Where a volume lies: below the state directory if it has a name.
+    pub(super) fn volume_path(&self, source: &str) -> PathBuf {
+        if source.starts_with('/') { PathBuf::from(source) } else { self.dirs.volumes().join(source) }
+    }
+
+    /// Makes named volumes and resolves directories of the host: what is mounted is what was looked at.
+    pub(super) fn open_volumes(&self, volumes: &[VolumeMount]) -> Result<Vec<Volume>> {
+        volumes
+            .iter()
+            .map(|v| {
+                let path = self.volume_path(&v.source);
+                if !v.source.starts_with('/') {
+                    crate::host::files::create_dir_all(&path, 0o755)?;
+                }
+                let source = path.canonicalize().map_err(|e| {
+                    Error::invalid(format!("volume {}", v.source))
+                        .because(e)
+                        .hint("make the directory on the host first")
+                })?;
+                if !source.is_dir() {
+                    return Err(Error::invalid(format!("volume {} is no directory", v.source)));
+                }
+                self.refuse_own(&source)?;
+                Ok(Volume { source, target: v.target.clone(), read_only: v.read_only })
+            })
+            .collect()
+    }
+
+    /// A pod must not see what torpor itself keeps.
+    fn refuse_own(&self, source: &Path) -> Result<()> {
+        let volumes = self.dirs.volumes();
+        let own = [self.dirs.state(), self.dirs.run()];
+        let inside =
+            own.iter().any(|d| d.canonicalize().is_ok_and(|d| source.starts_with(&d) || d.starts_with(source)));
+        if inside && !volumes.canonicalize().is_ok_and(|v| source.starts_with(v)) {
+            return Err(Error::invalid(format!("{} holds torpor's own state and can't be a volume", source.display())));
+        }
+        Ok(())
+    }
+}
+
+fn volume(spec: &VolumeSpec) -> Result<VolumeMount> {
+    let named = !spec.source.starts_with('/');
+    if named {
+        spec.source.parse::<PodName>().map_err(|_| {
+            Error::invalid(format!("{:?} is no volume", spec.source.chars().take(80).collect::<String>()))
+                .hint("a name, or an absolute directory of the host")
+        })?;
+    }
+    text("a volume", &spec.source)?;
+    let target = PathBuf::from(text("a volume's target", &spec.target)?);
+    bundle::check_target(&target)?;
+    Ok(VolumeMount { source: spec.source.clone(), target, read_only: spec.read_only })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_signals_as_people_write_them() {
+        let b = |s: &str| bytes(&Size::Text(s.into())).ok();
+        assert_eq!(
+            (b("512m"), b("1.5G"), b("2GiB"), b("64kb"), b("7")),
+            (Some(512 << 20), Some(3 << 29), Some(2 << 30), Some(64 << 10), Some(7))
+        );
+        assert_eq!((b(""), b("m"), b("1x"), b("-1")), (None, None, None, None));
+        let s = |t: &str| signal(t).ok();
+        assert_eq!(
+            (s("TERM"), s("sigkill"), s("1"), s("0"), s("65"), s("x")),
+            (Some(15), Some(9), Some(1), None, None, None)
+        );
+    }
+
+    #[test]
+    fn host_names() {
+        for good in ["a", "web-1", "a.b"] {
+            assert!(hostname(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a..b", "a_b", "a b", &"x".repeat(65)] {
+            assert!(hostname(bad).is_err(), "{bad}");
+        }
+    }
+}

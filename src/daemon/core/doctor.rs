@@ -1,0 +1,126 @@
+//! What may be wrong with a host, and what to do about it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Core;
+use crate::api::types::{Doctor, Finding, Health};
+use crate::host::{command, files};
+
+fn finding(check: &str, result: Result<String, (String, String)>) -> Finding {
+    let (status, detail, hint) = match result {
+        Ok(detail) => ("ok", detail, None),
+        Err((detail, hint)) => ("fail", detail, Some(hint)),
+    };
+    Finding { check: check.into(), status: status.into(), detail, hint }
+}
+
+async fn program(name: &str, args: &[&str], package: &str) -> Finding {
+    let ran = command::run(&command::EngineCommand::new(name, args.iter().copied()), &[]).await;
+    let result = ran
+        .map(|o| String::from_utf8_lossy(&o.stdout).lines().next().unwrap_or("").trim().to_owned())
+        .map_err(|e| (e.report(), format!("apt-get install {package}")));
+    finding(name, result)
+}
+
+impl Core {
+    /// `GET /v1/doctor`.
+    pub async fn doctor(self: &Arc<Self>) -> Doctor {
+        let mut findings = vec![self.engine_finding(), kernel(), self.cgroup_finding()];
+        findings.push(program("iptables", &["--version"], "iptables").await);
+        findings.push(program("iptables-restore", &["--version"], "iptables").await);
+        findings.push(program("nsenter", &["--version"], "util-linux").await);
+        findings.push(forwarding());
+        findings.push(self.resolver_finding());
+        findings.push(self.disk_finding());
+        let store = self.host.store.check().await;
+        findings.push(finding(
+            "store",
+            store
+                .map(|()| format!("{} answers", self.host.store.shown()))
+                .map_err(|e| (e.report(), e.hint_text().unwrap_or("check the store's URL and credentials").to_owned())),
+        ));
+        if !self.unreadable.is_empty() {
+            findings.push(finding(
+                "database",
+                Err((
+                    format!("the records of {} pods can't be read", self.unreadable.len()),
+                    "they are left alone; see torpord's log, and restore a backup or use the torpord that wrote them"
+                        .into(),
+                )),
+            ));
+        }
+        Doctor { findings }
+    }
+
+    /// `GET /health`: what is wrong that keeps torpord from working.
+    pub fn health(&self) -> Health {
+        let problems: Vec<String> = [self.engine_finding(), self.disk_finding()]
+            .into_iter()
+            .filter(|f| f.status == "fail")
+            .map(|f| f.detail)
+            .chain((!self.unreadable.is_empty()).then(|| "some pods' records can't be read".to_owned()))
+            .collect();
+        Health { status: if problems.is_empty() { "ok" } else { "degraded" }.into(), problems }
+    }
+
+    fn engine_finding(&self) -> Finding {
+        let known = self.engine.as_ref().and_then(|d| self.host.engines.get(d).ok());
+        finding(
+            "runsc",
+            known.map(|e| format!("{} ({})", e.version, e.digest)).ok_or_else(|| {
+                let hint = "install runsc (gVisor's own packages, or `apt-get install runsc` on Debian 13) and restart torpord";
+                ("no runsc was found".to_owned(), hint.to_owned())
+            }),
+        )
+    }
+
+    fn cgroup_finding(&self) -> Finding {
+        finding("cgroups", Ok(format!("pods are limited below {}", self.host.cgroups.path_for_spec(""))))
+    }
+
+    fn resolver_finding(&self) -> Finding {
+        if self.resolvers.is_empty() {
+            let mut f = finding(
+                "dns",
+                Err((
+                    "no name server that pods could reach".into(),
+                    "set `resolvers` in torpor.toml: the host's own listen on its loopback only".into(),
+                )),
+            );
+            f.status = "warn".into();
+            return f;
+        }
+        let all: Vec<String> = self.resolvers.iter().map(ToString::to_string).collect();
+        finding("dns", Ok(format!("pods ask {}", all.join(", "))))
+    }
+
+    fn disk_finding(&self) -> Finding {
+        let reserve = self.config.disk_reserve;
+        let free = files::free_bytes(self.dirs.state());
+        let result = match free {
+            Ok(free) if free > reserve => Ok(format!("{} MiB free in {}", free >> 20, self.dirs.state().display())),
+            Ok(free) => Err((
+                format!("{} MiB free in {}, less than the reserve", free >> 20, self.dirs.state().display()),
+                "free space there or lower disk-reserve: no pod can be put to sleep".into(),
+            )),
+            Err(e) => Err((e.report(), "look at the disk".into())),
+        };
+        finding("disk", result)
+    }
+}
+
+fn kernel() -> Finding {
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let overlay = std::fs::read_to_string("/proc/filesystems").is_ok_and(|t| t.contains("overlay"));
+    finding(
+        "kernel",
+        if overlay { Ok(release) } else { Err((format!("{release} has no overlayfs"), "modprobe overlay".into())) },
+    )
+}
+
+fn forwarding() -> Finding {
+    let on = files::read(Path::new("/proc/sys/net/ipv4/ip_forward")).is_ok_and(|t| t.trim() == "1");
+    let result = if on { Ok("on".into()) } else { Err(("off".into(), "sysctl -w net.ipv4.ip_forward=1".into())) };
+    finding("ip_forward", result)
+}

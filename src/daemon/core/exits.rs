@@ -1,0 +1,119 @@
+//! The end of a pod's command: noticed, explained, recorded, cleaned up after.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::pod::{Pod, Turn};
+use super::{Core, teardown};
+use crate::host::shim::ExitRecord;
+use crate::model::{ExitReason, PodRecord, PodState, Result};
+
+impl Core {
+    /// Waits for the end of the pod's newest sandbox, in the background.
+    pub(super) fn watch_exit(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let (core, pod) = (Arc::clone(self), Arc::clone(pod));
+        let incarnation = pod.record().incarnation;
+        tokio::spawn(async move {
+            let Ok(shim) = pod.shim() else { return };
+            let ended = tokio::select! {
+                ended = shim.wait() => ended,
+                () = core.shutdown.cancelled() => return,
+            };
+            let turn = pod.turn().await;
+            let record = turn.record();
+            if record.incarnation != incarnation || record.state != PodState::Running {
+                return; // somebody else took it down
+            }
+            let exit = match ended {
+                Ok(exit) => exit,
+                Err(e) => {
+                    tracing::warn!(pod = %record.id, error = %e.report(), "the pod's shim is gone");
+                    match core.replace_shim(&turn, &record).await {
+                        Ok(true) => {
+                            drop(turn);
+                            core.watch_exit(&pod);
+                            return;
+                        }
+                        Ok(false) => ExitRecord::unknown(),
+                        Err(e) => {
+                            tracing::error!(pod = %record.id, error = %e.report(), "the pod's shim can't be replaced");
+                            ExitRecord::unknown()
+                        }
+                    }
+                }
+            };
+            if let Err(e) = core.record_exit(&turn, &exit, PodState::Stopped, None).await {
+                tracing::error!(pod = %record.id, error = %e.report(), "record the end of a pod");
+            }
+        });
+    }
+
+    /// Puts a new shim in the place of one that died. False: the sandbox is gone too.
+    pub(super) async fn replace_shim(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord) -> Result<bool> {
+        let shim = self.host.shims.spawn(&self.shim_plan(record)).await?;
+        let status = shim.status().await?;
+        turn.pod().set_shim(Some(shim));
+        Ok(status.exit.is_none())
+    }
+
+    /// Saves what the root held if that can be done, takes the sandbox down, and records how it ended.
+    pub(super) async fn record_exit(
+        self: &Arc<Self>,
+        turn: &Turn<'_>,
+        exit: &ExitRecord,
+        state: PodState,
+        reason: Option<ExitReason>,
+    ) -> Result<PodRecord> {
+        let record = turn.record();
+        let saved = self.save_root(turn, &record).await;
+        let reason = reason.unwrap_or_else(|| self.explain(&record, exit));
+        let code = exit_code(exit, reason);
+        let at = exit.at.unwrap_or_else(Timestamp::now);
+        let committed = turn
+            .commit(&self.db, |r| {
+                r.state = state;
+                r.finished_at = Some(at);
+                r.exit_code = Some(code);
+                r.exit_reason = Some(reason);
+                r.sandbox_pid = None;
+                match saved {
+                    Ok(Some(layer)) => r.private_layers.push(layer),
+                    Ok(None) => {}
+                    Err(e) => r.last_error = Some(format!("rootfs-reset: {}", e.report())),
+                }
+            })
+            .await?;
+        turn.pod().set_shim(None);
+        if let Err(e) = self.publish_forwards().await {
+            tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that ended");
+        }
+        teardown::sandbox(self, &record.runtime_id()).await;
+        Ok(committed)
+    }
+
+    fn explain(&self, record: &PodRecord, exit: &ExitRecord) -> ExitReason {
+        let name = record.runtime_id().to_string();
+        let killed = exit.code.is_none() || exit.signal == Some(libc::SIGKILL);
+        if killed && self.host.cgroups.oom_killed(&name).unwrap_or(false) {
+            return ExitReason::Oom;
+        }
+        if exit.code.is_none() && exit.signal.is_none() {
+            if self.host.cgroups.pids_refused(&name).unwrap_or(false) {
+                return ExitReason::Pids;
+            }
+            return if exit.shim_lost { ExitReason::ShimLost } else { ExitReason::SandboxLost };
+        }
+        if exit.signal.is_some() { ExitReason::Signaled } else { ExitReason::Exited }
+    }
+}
+
+/// The code that a shell would show: 128+signal for a signal, 137 for what was killed without a word.
+fn exit_code(exit: &ExitRecord, reason: ExitReason) -> i32 {
+    match (exit.code, exit.signal, reason) {
+        (Some(code), _, _) => code,
+        (None, Some(signal), _) => 128 + signal,
+        (None, None, ExitReason::ShimLost) => 255,
+        (None, None, _) => 137,
+    }
+}

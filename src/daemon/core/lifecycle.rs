@@ -1,0 +1,297 @@
+//! Create, start, stop, kill, remove, wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::boot::From;
+use super::pod::{Pod, Turn, wrong_state};
+use super::{Core, teardown};
+use crate::host::files;
+use crate::host::shim::ExitRecord;
+use crate::model::{
+    Code, Error, ExitReason, Forward, ImageRecord, PodId, PodRecord, PodSpec, PodState, Result, RootfsMode, SnapshotId,
+};
+use crate::plan::bundle;
+
+/// What a new pod is made of besides its specification.
+pub(super) struct Origin {
+    /// The image as it is now, or as the snapshot has it.
+    pub layers: Vec<crate::model::Digest>,
+    /// Layers saved at earlier stops.
+    pub private_layers: Vec<crate::model::Digest>,
+    /// The image's configuration.
+    pub config: crate::model::ImageConfig,
+    /// Digest of init.
+    pub init: crate::model::Digest,
+    /// Digest of the engine.
+    pub engine: crate::model::Digest,
+    /// Bundle template.
+    pub template: u32,
+    /// The snapshot it comes out of.
+    pub snapshot: Option<SnapshotId>,
+}
+
+impl Core {
+    pub(super) fn origin_of_image(&self, image: &ImageRecord) -> Result<Origin> {
+        let engine = self.engine.clone().ok_or_else(|| {
+            Error::new(Code::Unsupported, "no runsc was found on this host")
+                .hint("install it (see `torpor doctor`) and restart torpord")
+        })?;
+        Ok(Origin {
+            layers: image.layers.iter().map(|l| l.digest.clone()).collect(),
+            private_layers: Vec::new(),
+            config: image.config.clone(),
+            init: self.init.digest.clone(),
+            engine,
+            template: bundle::TEMPLATE,
+            snapshot: None,
+        })
+    }
+
+    /// Leases an address and ports and commits the pod in state `creating`.
+    pub(super) async fn add_pod(&self, spec: PodSpec, origin: Origin) -> Result<Arc<Pod>> {
+        let _leases = self.leases.lock().await;
+        let records = self.records();
+        let taken = crate::daemon::db::leased_addresses(records.iter());
+        let address = self.addressing.next_free(&taken).ok_or_else(|| {
+            Error::new(Code::Exhausted, format!("no address of {} is left", self.config.pod_cidr))
+                .hint("remove pods that are no longer needed or configure a larger pod-cidr")
+        })?;
+        let forwards = self.reserve_ports(&spec, &records)?;
+        let record = PodRecord {
+            id: PodId::random()?,
+            spec,
+            state: PodState::Creating,
+            incarnation: 0,
+            address,
+            forwards,
+            layers: origin.layers,
+            private_layers: origin.private_layers,
+            init: origin.init,
+            image_config: origin.config,
+            engine: origin.engine,
+            template: origin.template,
+            rootfs_mode: RootfsMode::Sandbox,
+            snapshot: None,
+            pending: origin.snapshot,
+            boot_id: None,
+            sandbox_pid: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            finished_at: None,
+            exit_code: None,
+            exit_reason: None,
+            last_error: None,
+        };
+        let added = match files::create_dir_all(&self.dirs.log(&record.id), 0o700) {
+            Ok(()) => self.db.add_pod(&record).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = added {
+            for f in &record.forwards {
+                self.host.ports.release(f.host);
+            }
+            let _ = files::remove_tree(&self.dirs.pod(&record.id)).await;
+            return Err(e);
+        }
+        let pod = Pod::new(record);
+        self.insert(Arc::clone(&pod));
+        Ok(pod)
+    }
+
+    /// Holds a real listening socket on each host port asked for; on failure none is held.
+    fn reserve_ports(&self, spec: &PodSpec, records: &[PodRecord]) -> Result<Vec<Forward>> {
+        let mut taken: std::collections::BTreeSet<u16> =
+            records.iter().flat_map(|r| r.forwards.iter().map(|f| f.host)).collect();
+        let mut held: Vec<Forward> = Vec::new();
+        let all = (|| {
+            // Those asked for by number first, so that the pool never takes one of them.
+            let mut wanted: Vec<_> = spec.ports.iter().enumerate().collect();
+            wanted.sort_by_key(|(_, p)| p.host.is_none());
+            let mut given = vec![None; wanted.len()];
+            for (at, port) in wanted {
+                let host = match port.host {
+                    Some(host) if taken.contains(&host) => {
+                        return Err(Error::new(Code::PortTaken, format!("host port {host} is taken by another pod"))
+                            .hint("ask for another port, or for none to get one of the pool"));
+                    }
+                    Some(host) => {
+                        self.host.ports.reserve(host)?;
+                        host
+                    }
+                    None => self
+                        .host
+                        .ports
+                        .reserve_any(self.config.port_range.first..=self.config.port_range.last, &taken)?,
+                };
+                taken.insert(host);
+                let forward = Forward { pod: port.pod, host, protocol: port.protocol };
+                held.push(forward);
+                given[at] = Some(forward);
+            }
+            Ok(given.into_iter().flatten().collect())
+        })();
+        if all.is_err() {
+            for f in &held {
+                self.host.ports.release(f.host);
+            }
+        }
+        all
+    }
+
+    /// Makes a pod, and starts it unless told otherwise. All or nothing: if it can't be started it is gone again.
+    pub(super) async fn create(self: &Arc<Self>, spec: PodSpec, image: &ImageRecord, start: bool) -> Result<PodRecord> {
+        let pod = self.add_pod(spec, self.origin_of_image(image)?).await?;
+        let turn = pod.turn().await;
+        let made = async {
+            if start {
+                self.next_incarnation_as_is(&turn, From::Command).await?;
+                self.mark_running(&pod, &turn, |_| {}).await
+            } else {
+                turn.commit(&self.db, |r| r.state = PodState::Created).await
+            }
+        };
+        match made.await {
+            Ok(record) => Ok(record),
+            Err(e) => {
+                self.erase(&turn).await?;
+                Err(e)
+            }
+        }
+    }
+
+    /// As [`Core::next_incarnation`], staying in the present state: for pods that are still being made.
+    pub(super) async fn next_incarnation_as_is(self: &Arc<Self>, turn: &Turn<'_>, from: From) -> Result<()> {
+        let state = turn.record().state;
+        self.next_incarnation(turn, state, from).await
+    }
+
+    /// Starts a pod that was created or stopped.
+    pub(super) async fn start(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PodRecord> {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        if record.state == PodState::Running {
+            return Ok(record); // as docker: starting what runs is no error
+        }
+        turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;
+        let before = record.state;
+        match self.next_incarnation(&turn, PodState::Starting, From::Command).await {
+            Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+            Err(e) => {
+                let text = e.report();
+                let back = if before == PodState::Created { PodState::Created } else { PodState::Stopped };
+                turn.commit(&self.db, |r| {
+                    r.state = back;
+                    r.last_error = Some(text);
+                })
+                .await?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Asks the command to end, and ends it after the grace period.
+    pub(super) async fn stop(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> Result<PodRecord> {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        match record.state {
+            PodState::Stopped | PodState::Created => return Ok(record),
+            PodState::Running => {}
+            _ => return Err(wrong_state(&record, "stop it")),
+        }
+        turn.commit(&self.db, |r| r.state = PodState::Stopping).await?;
+        let exit = self.end_command(pod, &record, signal, grace).await;
+        self.record_exit(&turn, &exit, PodState::Stopped, None).await
+    }
+
+    /// The signal, the grace period, the kill.
+    async fn end_command(&self, pod: &Pod, record: &PodRecord, signal: Option<i32>, grace: Duration) -> ExitRecord {
+        let Ok(shim) = pod.shim() else { return ExitRecord::unknown() };
+        let signal = signal.unwrap_or_else(|| super::admit::stop_signal(&record.image_config));
+        if let Err(e) = shim.signal(signal).await {
+            tracing::warn!(pod = %record.id, error = %e.report(), "ask the command to stop");
+        }
+        if let Ok(Ok(exit)) = tokio::time::timeout(grace, shim.wait()).await {
+            return exit;
+        }
+        if let Err(e) = shim.signal(libc::SIGKILL).await {
+            tracing::warn!(pod = %record.id, error = %e.report(), "kill the command");
+        }
+        match tokio::time::timeout(Duration::from_secs(5), shim.wait()).await {
+            Ok(Ok(exit)) => exit,
+            _ => ExitRecord { signal: Some(libc::SIGKILL), ..ExitRecord::unknown() },
+        }
+    }
+
+    /// Sends a signal to the command.
+    pub(super) async fn kill(&self, pod: &Pod, signal: i32) -> Result<()> {
+        let record = pod.record();
+        if record.state != PodState::Running {
+            return Err(wrong_state(&record, "send it a signal"));
+        }
+        pod.shim()?.signal(signal).await
+    }
+
+    /// Removes a pod. One that isn't stopped needs `force`.
+    pub(super) async fn remove(self: &Arc<Self>, pod: &Arc<Pod>, force: bool) -> Result<()> {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        let at_rest =
+            matches!(record.state, PodState::Created | PodState::Stopped | PodState::Failed | PodState::Deleting);
+        if !at_rest && !force {
+            let hint = "stop it first, or remove it with force";
+            return Err(wrong_state(&record, "remove it").hint(hint));
+        }
+        self.erase(&turn).await
+    }
+
+    /// Takes away all of a pod: sandbox, leases, files, its own sleep snapshot, its record last.
+    pub(super) async fn erase(self: &Arc<Self>, turn: &Turn<'_>) -> Result<()> {
+        let record = turn.record();
+        if record.state != PodState::Deleting {
+            turn.commit(&self.db, |r| r.state = PodState::Deleting).await?;
+        }
+        turn.pod().set_shim(None);
+        self.publish_forwards().await.unwrap_or_else(|e| {
+            tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that goes");
+        });
+        if record.incarnation > 0 {
+            teardown::sandbox(self, &record.runtime_id()).await;
+        }
+        for snapshot in record.snapshot.iter().chain(&record.pending) {
+            // A copy that is being made names another pod's snapshot: only what this pod slept in is its own.
+            if record.snapshot.as_ref() == Some(snapshot) {
+                self.drop_snapshot(snapshot).await;
+            }
+        }
+        for f in &record.forwards {
+            self.host.ports.release(f.host);
+        }
+        files::remove_tree(&self.dirs.pod(&record.id)).await?;
+        self.db.remove_pod(&record.id).await?;
+        self.forget(&record.id);
+        self.release_root(&record).await;
+        Ok(())
+    }
+
+    /// Waits for the end of the pod's command; a pod that sleeps is waited for until it wakes and ends.
+    pub(super) async fn wait(&self, pod: &Pod) -> Result<(i32, ExitReason)> {
+        let mut watch = pod.watch();
+        let ended = watch
+            .wait_for(|r| matches!(r.state, PodState::Stopped | PodState::Failed | PodState::Deleting))
+            .await
+            .map_err(|e| Error::internal("wait for the pod").because(e))?
+            .clone();
+        match (ended.exit_code, ended.exit_reason) {
+            (Some(code), Some(reason)) => Ok((code, reason)),
+            _ => Err(wrong_state(&ended, "tell its exit code")),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The core of the service: what is done to pods, in which order, and what is known at each step.
+//!
+//! Intent is committed before an effect, the result after it. Every sandbox goes the same way up ([`boot`]) and the same
+//! way down ([`teardown`]), whoever asks for it. After a crash [`recovery`] looks at the host and adopts, goes on, or
+//! takes back.
+
+mod admit;
+mod boot;
+mod doctor;
+mod exits;
+mod images;
+mod lifecycle;
+mod pod;
+mod recovery;
+mod service;
+mod sleep;
+mod snapshots;
+mod teardown;
+mod view;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::daemon::db::Db;
+use crate::daemon::dirs::Dirs;
+use crate::host::cache::Cache;
+use crate::host::cgroup::Cgroups;
+use crate::host::engine::Engines;
+use crate::host::layers::Layers;
+use crate::host::network::Network;
+use crate::host::ports::Ports;
+use crate::host::rootfs::Rootfs;
+use crate::host::runtime::Runtime;
+use crate::host::shim::Shims;
+use crate::host::store::Store;
+use crate::model::{Code, Digest, Error, InstanceTag, LayerInfo, PodId, PodRecord, PodState, Result};
+use crate::plan::network::Addressing;
+
+pub use pod::Pod;
+
+/// The drivers: all that touches the operating system.
+pub struct Host {
+    /// runsc.
+    pub runtime: Arc<dyn Runtime>,
+    /// cgroups.
+    pub cgroups: Arc<dyn Cgroups>,
+    /// Network namespaces, links, firewall.
+    pub network: Arc<dyn Network>,
+    /// Shims.
+    pub shims: Arc<dyn Shims>,
+    /// Layer store.
+    pub layers: Layers,
+    /// Mounted roots.
+    pub rootfs: Rootfs,
+    /// Engines.
+    pub engines: Engines,
+    /// Object store.
+    pub store: Arc<Store>,
+    /// Raw checkpoint images.
+    pub cache: Arc<Cache>,
+    /// Host ports held.
+    pub ports: Arc<Ports>,
+}
+
+/// The service.
+pub struct Core {
+    config: Config,
+    tag: InstanceTag,
+    dirs: Dirs,
+    boot_id: String,
+    db: Db,
+    host: Host,
+    addressing: Addressing,
+    /// The init of new sandboxes, as a layer.
+    init: LayerInfo,
+    /// The engine of new sandboxes; none if no runsc was found.
+    engine: Option<Digest>,
+    resolvers: Vec<std::net::Ipv4Addr>,
+    pods: Mutex<BTreeMap<PodId, Arc<Pod>>>,
+    /// Pods whose record can't be read: nothing of theirs is touched.
+    unreadable: Vec<(String, String)>,
+    /// Held while leases are chosen and committed, and while an image is checked and used or removed.
+    leases: tokio::sync::Mutex<()>,
+    /// Held while the table of forwards is set.
+    forwards: tokio::sync::Mutex<()>,
+    shutdown: CancellationToken,
+}
+
+/// What a [`Core`] is made of.
+pub struct Parts {
+    /// Settings.
+    pub config: Config,
+    /// The instance's tag.
+    pub tag: InstanceTag,
+    /// Its directories.
+    pub dirs: Dirs,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The open database.
+    pub db: Db,
+    /// The drivers.
+    pub host: Host,
+    /// The init of new sandboxes, as a layer.
+    pub init: LayerInfo,
+    /// The engine of new sandboxes.
+    pub engine: Option<Digest>,
+    /// Name servers of pods.
+    pub resolvers: Vec<std::net::Ipv4Addr>,
+    /// Ends what goes on in the background.
+    pub shutdown: CancellationToken,
+}
+
+impl Core {
+    /// Loads what the database has. Nothing is touched until [`Core::recover`].
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub async fn load(parts: Parts) -> Result<Arc<Self>> {
+        let Parts { config, tag, dirs, boot_id, db, host, init, engine, resolvers, shutdown } = parts;
+        let (records, unreadable) = db.pods().await?;
+        for (id, reason) in &unreadable {
+            tracing::error!(pod = %id, %reason, "the record of a pod can't be read: it is left alone");
+        }
+        let pods = records.into_iter().map(|r| (r.id.clone(), Pod::new(r))).collect();
+        Ok(Arc::new(Core {
+            addressing: Addressing::new(config.pod_cidr)?,
+            config,
+            tag,
+            dirs,
+            boot_id,
+            db,
+            host,
+            init,
+            engine,
+            resolvers,
+            pods: Mutex::new(pods),
+            unreadable,
+            leases: tokio::sync::Mutex::new(()),
+            forwards: tokio::sync::Mutex::new(()),
+            shutdown,
+        }))
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn records(&self) -> Vec<PodRecord> {
+        self.pods().iter().map(|p| p.record()).collect()
+    }
+
+    fn insert(&self, pod: Arc<Pod>) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.record().id, pod);
+    }
+
+    fn forget(&self, id: &PodId) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The pod that a name, an id or a unique beginning of an id stands for.
+    fn find(&self, reference: &str) -> Result<Arc<Pod>> {
+        let pods = self.pods();
+        let named = pods.iter().find(|p| {
+            let r = p.record();
+            r.spec.name.as_str() == reference || r.id.as_str() == reference
+        });
+        if let Some(pod) = named {
+            return Ok(Arc::clone(pod));
+        }
+        let mut begun = pods.iter().filter(|p| !reference.is_empty() && p.record().id.as_str().starts_with(reference));
+        let shown: String = reference.chars().take(80).collect();
+        match (begun.next(), begun.next()) {
+            (Some(pod), None) => Ok(Arc::clone(pod)),
+            (Some(_), Some(_)) => {
+                Err(Error::new(Code::NotFound, format!("more than one pod's id begins with {shown:?}"))
+                    .hint("give more of it"))
+            }
+            (None, _) => Err(Error::new(Code::NotFound, format!("no pod {shown:?}")).hint("`torpor ps -a` lists them")),
+        }
+    }
+
+    /// Runs work that must come to its end even if whoever asked for it goes away.
+    async fn to_the_end<T, F>(work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        tokio::spawn(work).await.map_err(|e| Error::internal("the work on the pod ended early").because(e))?
+    }
+
+    /// Whether there is no pod at all.
+    pub fn is_empty(&self) -> bool {
+        self.records().is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Removes what pods share, when there are none: network, cgroup, mounts, run directory.
+    pub async fn leave_nothing(
+        &self,
+        network: &crate::host::network::RealNetwork,
+        runtime: &crate::host::runtime::RunscRuntime,
+        cgroups: &crate::host::cgroup::RealCgroups,
+    ) {
+        let mut done = vec![network.remove_all().await, cgroups.remove_parent(), runtime.remove_root()];
+        match self.host.rootfs.list() {
+            Ok(keys) => {
+                for key in keys {
+                    done.push(self.host.rootfs.remove(&key).await);
+                }
+            }
+            Err(e) => done.push(Err(e)),
+        }
+        done.push(crate::host::files::remove_tree(self.dirs.run()).await);
+        for e in done.into_iter().filter_map(Result::err) {
+            tracing::warn!(error = %e.report(), "leave nothing behind");
+        }
+    }
+
+    /// Sets the host's table of forwards to what the running pods have.
+    async fn publish_forwards(&self) -> Result<()> {
+        let _turn = self.forwards.lock().await;
+        let mut all = Vec::new();
+        for record in self.records() {
+            let open = matches!(
+                record.state,
+                PodState::Running | PodState::Starting | PodState::Waking | PodState::Restoring | PodState::Creating
+            ) && record.sandbox_pid.is_some();
+            for f in &record.forwards {
+                let target = std::net::SocketAddrV4::new(record.address, f.pod);
+                self.host.ports.target(f.host, open.then_some(target));
+                if open {
+                    all.push(crate::plan::firewall::ForwardTo { host: f.host, target });
+                }
+            }
+        }
+        self.host.network.set_forwards(&all).await
+    }
+}

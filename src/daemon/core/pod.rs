@@ -1,0 +1,121 @@
+//! One pod in memory: its record as last committed, whose turn it is, and the way to its shim.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::daemon::db::Db;
+use crate::host::shim::Shim;
+use crate::model::{Code, Error, PodRecord, PodState, Result};
+
+/// One pod. Everything that changes it holds its turn, so that two requests never work on one pod at once.
+pub struct Pod {
+    record: watch::Sender<PodRecord>,
+    turn: tokio::sync::Mutex<()>,
+    shim: Mutex<Option<Arc<dyn Shim>>>,
+}
+
+/// The right to change a pod; given back when dropped.
+pub struct Turn<'a> {
+    pod: &'a Pod,
+    _held: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Pod {
+    /// A pod as the database has it.
+    pub fn new(record: PodRecord) -> Arc<Self> {
+        Arc::new(Pod { record: watch::Sender::new(record), turn: tokio::sync::Mutex::new(()), shim: Mutex::new(None) })
+    }
+
+    /// Its record as last committed.
+    pub fn record(&self) -> PodRecord {
+        self.record.borrow().clone()
+    }
+
+    /// Its state as last committed.
+    pub fn state(&self) -> PodState {
+        self.record.borrow().state
+    }
+
+    /// Follows its record.
+    pub fn watch(&self) -> watch::Receiver<PodRecord> {
+        self.record.subscribe()
+    }
+
+    /// Waits for its turn. Turns are given in the order in which they were asked for.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { pod: self, _held: self.turn.lock().await }
+    }
+
+    /// The way to its sandbox's shim.
+    ///
+    /// # Errors
+    /// [`Code::WrongState`]: it has no sandbox.
+    pub fn shim(&self) -> Result<Arc<dyn Shim>> {
+        let shim = self.shim.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shim.ok_or_else(|| wrong_state(&self.record(), "talk to its sandbox"))
+    }
+
+    /// Sets or clears the way to its shim.
+    pub fn set_shim(&self, shim: Option<Arc<dyn Shim>>) {
+        *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = shim;
+    }
+}
+
+impl Turn<'_> {
+    /// The pod whose turn it is.
+    pub fn pod(&self) -> &Pod {
+        self.pod
+    }
+
+    /// Its record.
+    pub fn record(&self) -> PodRecord {
+        self.pod.record()
+    }
+
+    /// Changes the record: in the database first, in memory then.
+    ///
+    /// # Errors
+    /// The move is not legal, or the database refuses: nothing has changed then.
+    pub async fn commit(&self, db: &Db, change: impl FnOnce(&mut PodRecord)) -> Result<PodRecord> {
+        let before = self.pod.record();
+        let mut after = before.clone();
+        change(&mut after);
+        if after.state != before.state && !before.state.may_become(after.state) {
+            return Err(Error::internal(format!(
+                "pod {} can't go from {} to {}",
+                before.id, before.state, after.state
+            )));
+        }
+        db.put_pod(&after).await?;
+        self.pod.record.send_replace(after.clone());
+        Ok(after)
+    }
+
+    /// Refuses unless the pod is in one of `states`.
+    ///
+    /// # Errors
+    /// [`Code::WrongState`], with what the pod is.
+    pub fn require(&self, states: &[PodState], to: &str) -> Result<PodRecord> {
+        let record = self.pod.record();
+        if states.contains(&record.state) { Ok(record) } else { Err(wrong_state(&record, to)) }
+    }
+}
+
+/// The refusal of something that can't be done in a pod's state, with what can be done instead.
+pub(super) fn wrong_state(record: &PodRecord, to: &str) -> Error {
+    let hint = match record.state {
+        PodState::Created | PodState::Stopped => "start it first",
+        PodState::Sleeping => "wake it first",
+        PodState::Running => "stop it first, or force it",
+        PodState::Failed => "look at its lastError; start it, wake it, restore a snapshot into it or remove it",
+        PodState::Creating
+        | PodState::Starting
+        | PodState::Suspending
+        | PodState::Waking
+        | PodState::Restoring
+        | PodState::Stopping
+        | PodState::Deleting => "wait until that is done",
+    };
+    Error::new(Code::WrongState, format!("can't {to}: pod {} is {}", record.spec.name, record.state)).hint(hint)
+}

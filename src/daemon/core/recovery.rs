@@ -1,0 +1,213 @@
+//! After a start: what the database says against what the host shows. Adopt, go on, or take back.
+//!
+//! The same code runs after a kill -9, a reboot and an orderly restart. It may itself be interrupted anywhere.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::pod::Pod;
+use super::{Core, teardown};
+use crate::host::files;
+use crate::host::shim::ExitRecord;
+use crate::model::{Code, ExitReason, PodState, Result, RuntimeId};
+
+impl Core {
+    /// Brings host and database to agree. Pods that can't be recovered are logged and left; the others go on.
+    ///
+    /// # Errors
+    /// The network's common part can't be made.
+    pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        self.host.network.ensure_router().await?;
+        for pod in self.pods() {
+            let record = pod.record();
+            if let Err(e) = self.recover_pod(&pod).await {
+                tracing::error!(pod = %record.id, name = %record.spec.name, error = %e.report(), "recover a pod");
+            }
+        }
+        self.remove_strays().await;
+        self.publish_forwards().await
+    }
+
+    async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        for f in &record.forwards {
+            if let Err(e) = self.host.ports.reserve(f.host) {
+                tracing::warn!(pod = %record.id, error = %e.report(), "a port of the pod was taken meanwhile");
+            }
+        }
+        let rebooted = record.boot_id.as_deref().is_some_and(|b| b != self.boot_id);
+        match record.state {
+            PodState::Creating | PodState::Deleting => self.erase(&turn).await,
+            PodState::Created | PodState::Stopped | PodState::Failed | PodState::Sleeping => {
+                if record.incarnation > 0 {
+                    teardown::sandbox(self, &record.runtime_id()).await; // the last step of a sleep or stop
+                }
+                if let Some(pending) = &record.pending {
+                    self.drop_snapshot(pending).await;
+                    turn.commit(&self.db, |r| r.pending = None).await?;
+                }
+                Ok(())
+            }
+            PodState::Starting => {
+                self.take_down(&turn).await;
+                let back = if record.started_at.is_none() { PodState::Created } else { PodState::Stopped };
+                turn.commit(&self.db, |r| r.state = back).await.map(drop)
+            }
+            PodState::Stopping => {
+                let exit = if rebooted { ExitRecord::unknown() } else { self.last_word(&turn).await };
+                self.record_exit(&turn, &exit, PodState::Stopped, Some(ExitReason::Stopped)).await.map(drop)
+            }
+            PodState::Waking => {
+                self.take_down(&turn).await;
+                turn.commit(&self.db, |r| r.state = PodState::Sleeping).await.map(drop)
+            }
+            PodState::Restoring => {
+                // The old sandbox may be gone already: the snapshot asked for is what is left to come back from.
+                self.take_down(&turn).await;
+                turn.commit(&self.db, |r| {
+                    r.state = PodState::Failed;
+                    r.snapshot = r.pending.take().or_else(|| r.snapshot.take());
+                    r.last_error =
+                        Some("torpord ended while a snapshot was being restored: wake it to go on from there".into());
+                })
+                .await
+                .map(drop)
+            }
+            PodState::Running | PodState::Suspending if rebooted => {
+                let slept = match &record.pending {
+                    Some(id) => self.host.store.manifest(id).await.map(|_| id.clone()),
+                    None => Err(crate::model::Error::new(Code::NotFound, "it was not being saved")),
+                };
+                self.take_down(&turn).await;
+                match slept {
+                    Ok(id) => turn
+                        .commit(&self.db, |r| {
+                            r.state = PodState::Suspending;
+                            r.sandbox_pid = None;
+                        })
+                        .await
+                        .map(drop)
+                        .and(
+                            turn.commit(&self.db, |r| {
+                                r.state = PodState::Sleeping;
+                                r.snapshot = Some(id);
+                                r.pending = None;
+                            })
+                            .await
+                            .map(drop),
+                        ),
+                    Err(_) => self
+                        .record_exit(&turn, &ExitRecord::unknown(), PodState::Stopped, Some(ExitReason::HostRestarted))
+                        .await
+                        .map(drop),
+                }
+            }
+            PodState::Running | PodState::Suspending => self.adopt(pod, &turn).await,
+        }
+    }
+
+    /// Takes a live sandbox over, with its shim or with a new one in the place of a dead shim.
+    async fn adopt(self: &Arc<Self>, pod: &Arc<Pod>, turn: &super::pod::Turn<'_>) -> Result<()> {
+        let record = turn.record();
+        let plan = self.shim_plan(&record);
+        let shim = match self.host.shims.connect(&plan).await? {
+            Some(shim) => shim,
+            None => self.host.shims.spawn(&plan).await?,
+        };
+        let status = shim.status().await?;
+        turn.pod().set_shim(Some(shim));
+        if let Some(exit) = status.exit {
+            return self.record_exit(turn, &exit, PodState::Stopped, None).await.map(drop);
+        }
+        if record.state == PodState::Suspending {
+            let (engine, plan) = self.engine_and_plan(&record)?;
+            self.go_on(turn, &engine, &plan).await;
+            if let Some(pending) = &record.pending {
+                self.drop_snapshot(pending).await;
+            }
+            turn.commit(&self.db, |r| {
+                r.state = PodState::Running;
+                r.pending = None;
+            })
+            .await?;
+        } else {
+            // A snapshot was being taken when torpord ended: the pod may stand still.
+            let (engine, plan) = self.engine_and_plan(&record)?;
+            if self.host.runtime.state(&engine, &plan.id).await?.is_some_and(|s| s.paused()) {
+                self.go_on(turn, &engine, &plan).await;
+            } else if let Ok(shim) = turn.pod().shim() {
+                shim.resume().await?;
+            }
+        }
+        tracing::info!(pod = %record.id, name = %record.spec.name, pid = ?status.sandbox_pid, "adopted");
+        self.watch_exit(pod);
+        Ok(())
+    }
+
+    /// What the shim of a pod that was being stopped knows of its end.
+    async fn last_word(&self, turn: &super::pod::Turn<'_>) -> ExitRecord {
+        let record = turn.record();
+        let known = async {
+            let shim = self.host.shims.connect(&self.shim_plan(&record)).await?;
+            let Some(shim) = shim else { return Ok(None) };
+            let status = shim.status().await?;
+            turn.pod().set_shim(Some(shim));
+            Ok::<_, crate::model::Error>(status.exit)
+        };
+        match known.await {
+            Ok(Some(exit)) => exit,
+            Ok(None) => ExitRecord { signal: Some(libc::SIGKILL), ..ExitRecord::unknown() },
+            Err(e) => {
+                tracing::warn!(pod = %record.id, error = %e.report(), "ask the shim how the pod ended");
+                ExitRecord::unknown()
+            }
+        }
+    }
+
+    /// Removes what bears our names and belongs to no record. The lock on the state directory is ours, so nobody else
+    /// is about to make it.
+    async fn remove_strays(self: &Arc<Self>) {
+        let known: BTreeSet<RuntimeId> = self.records().iter().map(|r| r.runtime_id()).collect();
+        let guarded: BTreeSet<&str> = self.unreadable.iter().map(|(id, _)| id.as_str()).collect();
+        let mut seen = BTreeSet::new();
+        for (what, listed) in [
+            ("cgroups", self.host.cgroups.list().await),
+            ("networks", self.host.network.list().await),
+            ("bundles", files::list(&self.dirs.sandboxes())),
+        ] {
+            match listed {
+                Ok(names) => seen.extend(names.iter().filter_map(|n| RuntimeId::parse(n))),
+                Err(e) => tracing::warn!(what, error = %e.report(), "look for what was left behind"),
+            }
+        }
+        for id in seen {
+            if !known.contains(&id) && !guarded.contains(id.pod.as_str()) {
+                tracing::info!(sandbox = %id, "removing what was left behind");
+                teardown::sandbox(self, &id).await;
+            }
+        }
+        if let Err(e) = self.remove_stray_files(&guarded).await {
+            tracing::warn!(error = %e.report(), "remove files that were left behind");
+        }
+    }
+
+    async fn remove_stray_files(&self, guarded: &BTreeSet<&str>) -> Result<()> {
+        let pods: BTreeSet<String> = self.records().iter().map(|r| r.id.to_string()).collect();
+        for name in files::list(&self.dirs.pods())? {
+            if !pods.contains(&name) && !guarded.contains(name.as_str()) {
+                files::remove_tree(&self.dirs.pods().join(name)).await?;
+            }
+        }
+        for name in files::list(&self.dirs.tmp())? {
+            files::remove_tree(&self.dirs.tmp().join(name)).await?;
+        }
+        let keys: BTreeSet<String> = self.records().iter().map(|r| self.image_key(r)).collect();
+        for key in self.host.rootfs.list()? {
+            if !keys.contains(&key) && guarded.is_empty() {
+                self.host.rootfs.remove(&key).await?;
+            }
+        }
+        self.collect_layers().await
+    }
+}

@@ -1,0 +1,334 @@
+//! What the API calls, one function for each route: requests in, answers out. Work that changes something is run to its end
+//! even if whoever asked for it goes away.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::watch;
+
+use super::{Core, admit, view};
+use crate::api::types;
+use crate::channel::Exec;
+use crate::host::layers::ImportSource;
+use crate::host::logs::{self, LogLine, LogQuery};
+use crate::host::progress::Progress;
+use crate::host::shim::ExecOutput;
+use crate::model::{Code, Error, PodState, Result, SnapshotId};
+
+/// The longest grace period.
+const LONGEST_GRACE: u64 = 3600;
+
+impl Core {
+    /// `POST /v1/pods`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn create_pod(self: &Arc<Self>, request: types::CreatePod) -> Result<types::Pod> {
+        let spec = self.admit(&request)?;
+        let image = self.image(&spec.image).await?;
+        if spec.command.is_empty() && image.config.cmd.is_empty() && image.config.entrypoint.is_empty() {
+            return Err(Error::invalid(format!("image {} has no command of its own", spec.image)).hint("give one"));
+        }
+        self.open_volumes(&spec.volumes)?;
+        let core = Arc::clone(self);
+        Self::to_the_end(async move { core.create(spec, &image, request.start).await.map(|r| core.show_pod(&r)) }).await
+    }
+
+    /// `GET /v1/pods`.
+    pub fn list_pods(&self) -> Vec<types::Pod> {
+        let mut records = self.records();
+        records.sort_by_key(|r| (r.created_at, r.id.clone()));
+        records.iter().map(|r| self.show_pod(r)).collect()
+    }
+
+    /// `GET /v1/pods/{pod}`.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn inspect_pod(&self, reference: &str) -> Result<types::Pod> {
+        Ok(self.show_pod(&self.find(reference)?.record()))
+    }
+
+    /// `DELETE /v1/pods/{pod}`.
+    ///
+    /// # Errors
+    /// [`Code::WrongState`] for a pod that is not at rest, without force.
+    pub async fn delete_pod(self: &Arc<Self>, reference: &str, force: bool) -> Result<()> {
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move { core.remove(&pod, force).await }).await
+    }
+
+    /// `POST /v1/pods/{pod}/start`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn start_pod(self: &Arc<Self>, reference: &str) -> Result<types::Pod> {
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move { core.start(&pod).await.map(|r| core.show_pod(&r)) }).await
+    }
+
+    /// `POST /v1/pods/{pod}/stop`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn stop_pod(self: &Arc<Self>, reference: &str, request: types::StopPod) -> Result<types::Pod> {
+        let signal = request.signal.as_deref().map(admit::signal).transpose()?;
+        let seconds = request.grace_seconds.unwrap_or(10);
+        if seconds > LONGEST_GRACE {
+            return Err(Error::invalid(format!("graceSeconds may be {LONGEST_GRACE} at most")));
+        }
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move {
+            core.stop(&pod, signal, Duration::from_secs(seconds)).await.map(|r| core.show_pod(&r))
+        })
+        .await
+    }
+
+    /// `POST /v1/pods/{pod}/kill`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn kill_pod(&self, reference: &str, request: &types::KillPod) -> Result<()> {
+        let signal = admit::signal(&request.signal)?;
+        self.kill(&*self.find(reference)?, signal).await
+    }
+
+    /// `POST /v1/pods/{pod}/sleep`.
+    ///
+    /// # Errors
+    /// See the API's document; the pod goes on then.
+    pub async fn sleep_pod(self: &Arc<Self>, reference: &str, progress: Progress) -> Result<types::Pod> {
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move { core.put_to_sleep(&pod, &progress).await.map(|r| core.show_pod(&r)) }).await
+    }
+
+    /// `POST /v1/pods/{pod}/wake`.
+    ///
+    /// # Errors
+    /// See the API's document; its snapshot is kept then.
+    pub async fn wake_pod(
+        self: &Arc<Self>,
+        reference: &str,
+        request: types::WakePod,
+        progress: Progress,
+    ) -> Result<types::Pod> {
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move { core.wake(&pod, request.cold, &progress).await.map(|r| core.show_pod(&r)) }).await
+    }
+
+    /// `POST /v1/pods/{pod}/restore`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn restore_pod(
+        self: &Arc<Self>,
+        reference: &str,
+        request: types::RestorePod,
+        progress: Progress,
+    ) -> Result<types::Pod> {
+        let snapshot: SnapshotId = request.snapshot.parse()?;
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(
+            async move { core.restore_in_place(&pod, &snapshot, &progress).await.map(|r| core.show_pod(&r)) },
+        )
+        .await
+    }
+
+    /// `GET /v1/pods/{pod}/wait`.
+    ///
+    /// # Errors
+    /// [`Code::WrongState`]: it never ran, or was removed.
+    pub async fn wait_pod(&self, reference: &str) -> Result<types::ExitInfo> {
+        let pod = self.find(reference)?;
+        if pod.state() == PodState::Created {
+            return Err(super::pod::wrong_state(&pod.record(), "wait for its end"));
+        }
+        let (exit_code, reason) = self.wait(&pod).await?;
+        Ok(types::ExitInfo { exit_code, exit_reason: view::reason(reason) })
+    }
+
+    /// `POST /v1/pods/{pod}/exec`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn exec_pod(&self, reference: &str, request: types::ExecPod) -> Result<ExecOutput> {
+        if request.command.is_empty() {
+            return Err(Error::invalid("no command was given"));
+        }
+        admit::command(&request.command)?;
+        admit::env(request.env.iter())?;
+        admit::directory(request.working_dir.as_ref())?;
+        admit::user(request.user.as_ref())?;
+        let timeout = request.timeout_ms.map(Duration::from_millis);
+        let pod = self.find(reference)?;
+        let record = pod.record();
+        if record.state != PodState::Running {
+            return Err(super::pod::wrong_state(&record, "run a command in it"));
+        }
+        let exec = Exec {
+            command: request.command,
+            env: request.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            working_dir: request.working_dir,
+            user: request.user,
+            stdin: false,
+        };
+        pod.shim()?.exec(&exec, request.stdin.unwrap_or_default().into_bytes(), timeout).await
+    }
+
+    /// `GET /v1/pods/{pod}/logs`.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn logs(
+        &self,
+        reference: &str,
+        query: LogQuery,
+    ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + Send + use<>> {
+        let pod = self.find(reference)?;
+        let (over, ended) = watch::channel(false);
+        let (mut record, shutdown) = (pod.watch(), self.shutdown.clone());
+        tokio::spawn(async move {
+            let at_rest = |s: PodState| matches!(s, PodState::Stopped | PodState::Failed | PodState::Deleting);
+            tokio::select! {
+                _ = record.wait_for(|r| at_rest(r.state)) => {}
+                () = shutdown.cancelled() => {}
+                () = over.closed() => {}
+            }
+            over.send_replace(true);
+        });
+        logs::read(&self.dirs.log(&pod.record().id), query, ended)
+    }
+
+    /// `POST /v1/pods/{pod}/snapshots`.
+    ///
+    /// # Errors
+    /// See the API's document; the pod goes on in any case.
+    pub async fn create_snapshot(self: &Arc<Self>, reference: &str, progress: Progress) -> Result<types::Snapshot> {
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move { core.take_snapshot(&pod, &progress).await.map(|m| view::manifest(&m)) }).await
+    }
+
+    /// `GET /v1/snapshots`.
+    ///
+    /// # Errors
+    /// [`Code::StoreUnavailable`].
+    pub async fn list_snapshots(&self) -> Result<Vec<types::Snapshot>> {
+        Ok(self.host.store.list().await?.iter().map(view::snapshot).collect())
+    }
+
+    /// `GET /v1/snapshots/{snapshot}`.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::StoreUnavailable`], [`Code::Damaged`].
+    pub async fn inspect_snapshot(&self, id: &str) -> Result<types::Snapshot> {
+        Ok(view::manifest(&self.host.store.manifest(&id.parse()?).await?))
+    }
+
+    /// `DELETE /v1/snapshots/{snapshot}`.
+    ///
+    /// # Errors
+    /// [`Code::InUse`]: a pod sleeps in it.
+    pub async fn delete_snapshot(self: &Arc<Self>, id: &str) -> Result<()> {
+        let (core, id) = (Arc::clone(self), id.parse::<SnapshotId>()?);
+        Self::to_the_end(async move { core.remove_snapshot(&id).await }).await
+    }
+
+    /// `POST /v1/snapshots/{snapshot}/restore`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn restore_snapshot(
+        self: &Arc<Self>,
+        id: &str,
+        request: types::RestoreSnapshot,
+        progress: Progress,
+    ) -> Result<types::Pod> {
+        let (core, id) = (Arc::clone(self), id.parse::<SnapshotId>()?);
+        let name = request.name.map(|n| n.parse()).transpose()?;
+        if let Some(name) = &name
+            && self.records().iter().any(|r| r.spec.name == *name)
+        {
+            return Err(Error::new(Code::NameTaken, format!("the name {name} is taken")).hint("take another name"));
+        }
+        Self::to_the_end(async move { core.restore_new(&id, name, &progress).await.map(|r| core.show_pod(&r)) }).await
+    }
+
+    /// `POST /v1/images`.
+    ///
+    /// # Errors
+    /// See the API's document; nothing is imported then.
+    pub async fn import_image(
+        self: &Arc<Self>,
+        name: &str,
+        base: Option<&str>,
+        source: ImportSource,
+        progress: &Progress,
+    ) -> Result<types::Image> {
+        let name = name.parse()?;
+        let base = base.map(str::parse).transpose()?;
+        self.import(name, base, source, progress).await.map(|i| view::image(&i))
+    }
+
+    /// An import from a directory of this host.
+    ///
+    /// # Errors
+    /// As [`Core::import_image`].
+    pub async fn import_directory(
+        self: &Arc<Self>,
+        name: &str,
+        base: Option<&str>,
+        directory: &str,
+        progress: &Progress,
+    ) -> Result<types::Image> {
+        let path = PathBuf::from(directory);
+        if !path.is_absolute() || !path.is_dir() {
+            return Err(
+                Error::invalid(format!("{directory:?} is no directory of this host")).hint("give an absolute path")
+            );
+        }
+        self.import_image(name, base, ImportSource::Directory(path), progress).await
+    }
+
+    /// `GET /v1/images`.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub async fn list_images(&self) -> Result<Vec<types::Image>> {
+        Ok(self.db.images().await?.iter().map(view::image).collect())
+    }
+
+    /// `GET /v1/images/{name}`.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub async fn inspect_image(&self, name: &str) -> Result<types::Image> {
+        Ok(view::image(&self.image(&name.parse()?).await?))
+    }
+
+    /// `DELETE /v1/images/{name}`.
+    ///
+    /// # Errors
+    /// [`Code::InUse`]: a pod uses it.
+    pub async fn delete_image(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (core, name) = (Arc::clone(self), name.parse()?);
+        Self::to_the_end(async move { core.remove_image(&name).await }).await
+    }
+
+    /// `GET /version`.
+    pub fn version(&self) -> types::Version {
+        let engine = self.engine.as_ref().and_then(|d| self.host.engines.get(d).ok());
+        types::Version {
+            version: env!("CARGO_PKG_VERSION").into(),
+            api_version: "v1".into(),
+            instance: self.tag.to_string(),
+            engine: engine.map(|e| e.version.clone()),
+        }
+    }
+
+    /// Ends what goes on in the background. Pods go on.
+    pub fn shutdown(&self) -> &tokio_util::sync::CancellationToken {
+        &self.shutdown
+    }
+}

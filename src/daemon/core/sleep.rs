@@ -1,0 +1,423 @@
+//! Into object storage and back: the order that loses nothing.
+//!
+//! Quiesce, pause, checkpoint with the sandbox kept, the bytes sent while they are written, the manifest last, the
+//! database, and only then the sandbox goes. On any failure before that the pod goes on as if nothing had been asked.
+//! After a crash: a pod that is `suspending` with its sandbox alive is resumed; without one, the manifest decides.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::boot::From;
+use super::pod::{Pod, Turn};
+use super::{Core, teardown};
+use crate::host::cache::Pinned;
+use crate::host::engine::EngineRef;
+use crate::host::files;
+use crate::host::progress::Progress;
+use crate::host::runtime::CreatePlan;
+use crate::host::store::SnapshotUpload;
+use crate::model::{
+    Attempt, Code, Digest, Error, FileImage, LayerInfo, Manifest, PodRecord, PodState, Result, SnapshotId,
+};
+
+impl Core {
+    /// Puts a running pod to sleep.
+    pub(super) async fn put_to_sleep(self: &Arc<Self>, pod: &Arc<Pod>, progress: &Progress) -> Result<PodRecord> {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        if record.state == PodState::Sleeping {
+            return Ok(record);
+        }
+        turn.require(&[PodState::Running], "put it to sleep")?;
+        let id = SnapshotId::random()?;
+        turn.commit(&self.db, |r| {
+            r.state = PodState::Suspending;
+            r.pending = Some(id.clone());
+        })
+        .await?;
+        match self.save_pod(&turn, &id, false, progress).await {
+            Ok(_) => {}
+            Err(e) => {
+                let text = format!("sleep: {}", e.report());
+                turn.commit(&self.db, |r| {
+                    r.state = PodState::Running;
+                    r.pending = None;
+                    r.last_error = Some(text);
+                })
+                .await?;
+                self.watch_exit(pod);
+                return Err(e);
+            }
+        }
+        let before = record.snapshot.clone();
+        let record = turn
+            .commit(&self.db, |r| {
+                r.state = PodState::Sleeping;
+                r.snapshot = Some(id);
+                r.pending = None;
+                r.sandbox_pid = None;
+                r.last_error = None;
+            })
+            .await?;
+        self.take_down(&turn).await;
+        if let Some(older) = before {
+            self.drop_snapshot(&older).await;
+        }
+        Ok(record)
+    }
+
+    /// Wakes a pod out of the snapshot it sleeps in; `cold` starts its command anew instead.
+    pub(super) async fn wake(self: &Arc<Self>, pod: &Arc<Pod>, cold: bool, progress: &Progress) -> Result<PodRecord> {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        if record.state == PodState::Running {
+            return Ok(record);
+        }
+        turn.require(&[PodState::Sleeping, PodState::Failed], "wake it")?;
+        let Some(id) = record.snapshot.clone() else { return Err(super::pod::wrong_state(&record, "wake it")) };
+        if cold {
+            return match self.next_incarnation(&turn, PodState::Waking, From::Command).await {
+                Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+                Err(e) => self.back_to_sleep(&turn, PodState::Sleeping, e).await,
+            };
+        }
+        let images = self.checkpoint_files(&id, None, progress).await?;
+        progress.phase("restore");
+        let mut woken = Ok(());
+        for attempt in 1..=2 {
+            let from = From::Checkpoint { images: images.path().to_owned(), copy: false };
+            woken = self.next_incarnation(&turn, PodState::Waking, from).await;
+            match &woken {
+                Ok(()) => break,
+                Err(e) => tracing::warn!(pod = %record.id, attempt, error = %e.report(), "wake"),
+            }
+        }
+        match woken {
+            Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+            Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
+        }
+    }
+
+    async fn back_to_sleep(&self, turn: &Turn<'_>, state: PodState, e: Error) -> Result<PodRecord> {
+        let text = format!("wake: {}", e.report());
+        turn.commit(&self.db, |r| {
+            r.state = state;
+            r.last_error = Some(text);
+        })
+        .await?;
+        Err(e.hint("its snapshot is kept: wake it again, or start its command anew with --cold"))
+    }
+
+    /// Takes the sandbox of a pod down, whatever its record says, and forgets its shim.
+    pub(super) async fn take_down(self: &Arc<Self>, turn: &Turn<'_>) {
+        let record = turn.record();
+        turn.pod().set_shim(None);
+        if let Err(e) = self.publish_forwards().await {
+            tracing::warn!(pod = %record.id, error = %e.report(), "close its forwards");
+        }
+        if record.incarnation > 0 {
+            teardown::sandbox(self, &record.runtime_id()).await;
+        }
+    }
+
+    /// Writes a snapshot of the pod's sandbox. `go_on`: it is resumed as soon as the checkpoint is on disk; otherwise
+    /// it stays paused on success. On failure it always goes on.
+    pub(super) async fn save_pod(
+        self: &Arc<Self>,
+        turn: &Turn<'_>,
+        id: &SnapshotId,
+        go_on: bool,
+        progress: &Progress,
+    ) -> Result<Manifest> {
+        let record = turn.record();
+        self.require_room(&record).await?;
+        progress.phase("layers");
+        self.host.store.check().await?;
+        let layers = self.send_layers(&record, progress).await?;
+        let (engine, plan) = self.engine_and_plan(&record)?;
+        let dir = self.dirs.checkpoint(id);
+        files::create_dir_all(&dir, 0o700)?;
+        progress.phase("save");
+        let frozen = self.save_frozen(turn, id, &engine, &plan, &dir, go_on, progress);
+        let written = match tokio::time::timeout(self.config.freeze_limit, frozen).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::new(
+                Code::Timeout,
+                format!(
+                    "save pod {}: it would stay frozen for more than {} s",
+                    record.spec.name,
+                    self.config.freeze_limit.as_secs()
+                ),
+            )
+            .hint("the pod goes on; raise freeze-limit-seconds or use a faster store")),
+        };
+        let saved = match written {
+            Ok((files, stored)) => self.write_manifest(&record, id, layers, files, stored).await,
+            Err(e) => Err(e),
+        };
+        match saved {
+            Ok(manifest) => {
+                if let Err(e) = self.host.cache.insert(id, &dir).await {
+                    tracing::warn!(snapshot = %id, error = %e.report(), "keep the raw image");
+                    let _ = files::remove_tree(&dir).await;
+                }
+                Ok(manifest)
+            }
+            Err(e) => {
+                self.go_on(turn, &engine, &plan).await;
+                let _ = files::remove_tree(&dir).await;
+                let _ = self.host.store.delete(id).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// The part in which the pod stands still.
+    #[expect(clippy::too_many_arguments, reason = "one step of save_pod, which has them all at hand")]
+    async fn save_frozen(
+        self: &Arc<Self>,
+        turn: &Turn<'_>,
+        id: &SnapshotId,
+        engine: &EngineRef,
+        plan: &CreatePlan,
+        dir: &Path,
+        go_on: bool,
+        progress: &Progress,
+    ) -> Result<(Vec<FileImage>, u64)> {
+        let shim = turn.pod().shim()?;
+        shim.quiesce().await?;
+        self.host.runtime.pause(engine, plan).await?;
+        let upload = SnapshotUpload::begin(&self.host.store, id, dir, progress.clone())?;
+        self.host.runtime.checkpoint(engine, plan, dir).await?;
+        self.require_reserve().await?;
+        if go_on {
+            self.go_on(turn, engine, plan).await;
+        }
+        upload.finish().await
+    }
+
+    /// The pod goes on where it was paused. Tried whatever went wrong before.
+    pub(super) async fn go_on(&self, turn: &Turn<'_>, engine: &EngineRef, plan: &CreatePlan) {
+        if let Err(e) = self.host.runtime.resume(engine, plan).await {
+            tracing::debug!(sandbox = %plan.id, error = %e.report(), "resume");
+        }
+        let resumed = match turn.pod().shim() {
+            Ok(shim) => shim.resume().await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = resumed {
+            tracing::warn!(sandbox = %plan.id, error = %e.report(), "let the pod go on");
+        }
+    }
+
+    async fn write_manifest(
+        &self,
+        record: &PodRecord,
+        id: &SnapshotId,
+        layers: Vec<LayerInfo>,
+        files: Vec<FileImage>,
+        stored: u64,
+    ) -> Result<Manifest> {
+        let engine = self.host.engines.get(&record.engine)?;
+        let mut pod = record.clone();
+        pod.spec.env.clear(); // no secret in a snapshot's metadata; what runs has its environment in its memory
+        pod.image_config.env.clear();
+        pod.state = PodState::Sleeping;
+        pod.snapshot = None;
+        pod.pending = None;
+        pod.sandbox_pid = None;
+        pod.last_error = None;
+        let manifest = Manifest {
+            id: id.clone(),
+            created_at: Timestamp::now(),
+            pod,
+            layers,
+            architecture: std::env::consts::ARCH.into(),
+            page_size: page_size(),
+            engine_version: engine.version.clone(),
+            engine: record.engine.clone(),
+            cpu_features: crate::host::engine::cpu_features()?,
+            template: record.template,
+            size: files.iter().map(|f| f.length).sum(),
+            files,
+            stored,
+        };
+        self.host.store.put_manifest(&manifest).await?;
+        Ok(manifest)
+    }
+
+    /// Sends the layers of the pod's root that the store has not, before anything is frozen.
+    async fn send_layers(&self, record: &PodRecord, progress: &Progress) -> Result<Vec<LayerInfo>> {
+        let mut all = Vec::new();
+        for digest in self.all_layers(record) {
+            let info = self.host.layers.info(&digest)?;
+            if !self.host.store.has_layer(&digest).await? {
+                self.host.store.put_layer(&digest, &self.host.layers.blob(&digest), progress).await?;
+            }
+            all.push(info);
+        }
+        Ok(all)
+    }
+
+    /// Brings the layers of a snapshot that are not here.
+    pub(super) async fn fetch_layers(&self, manifest: &Manifest, progress: &Progress) -> Result<()> {
+        progress.phase("layers");
+        for layer in &manifest.layers {
+            if !self.host.layers.has(&layer.digest) {
+                let blob = self.host.store.get_layer(&layer.digest).await?;
+                self.host.layers.import_blob(&layer.digest, blob).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A snapshot's raw files: of the cache, or brought from the store into it.
+    pub(super) async fn checkpoint_files(
+        &self,
+        id: &SnapshotId,
+        manifest: Option<&Manifest>,
+        progress: &Progress,
+    ) -> Result<Pinned> {
+        if let Some(pinned) = self.host.cache.pin(id) {
+            return Ok(pinned);
+        }
+        progress.phase("fetch");
+        let fetched;
+        let manifest = match manifest {
+            Some(m) => m,
+            None => {
+                fetched = self.host.store.manifest(id).await?;
+                self.preflight(&fetched)?;
+                &fetched
+            }
+        };
+        self.fetch_layers(manifest, progress).await?;
+        progress.phase("fetch");
+        let dir = self.dirs.checkpoint(id);
+        files::remove_tree(&dir).await?;
+        if let Err(e) = self.host.store.fetch_snapshot(manifest, &dir, progress).await {
+            let _ = files::remove_tree(&dir).await;
+            return Err(e);
+        }
+        self.host.cache.insert_pinned(id, &dir).await
+    }
+
+    /// Says in plain words why a snapshot can't be restored here, before anything is touched.
+    pub(super) fn preflight(&self, manifest: &Manifest) -> Result<()> {
+        let refuse = |why: String, hint: String| Err(Error::new(Code::Incompatible, why).hint(hint));
+        if manifest.architecture != std::env::consts::ARCH {
+            return refuse(
+                format!(
+                    "snapshot {} was taken on {}, this host is {}",
+                    manifest.id,
+                    manifest.architecture,
+                    std::env::consts::ARCH
+                ),
+                "restore it on a host of that architecture".into(),
+            );
+        }
+        if manifest.page_size != page_size() {
+            return refuse(
+                format!("snapshot {} has pages of {} bytes", manifest.id, manifest.page_size),
+                "restore it on a host with that page size".into(),
+            );
+        }
+        if self.host.engines.get(&manifest.engine).is_err() {
+            return refuse(
+                format!("snapshot {} needs engine {} ({})", manifest.id, manifest.engine_version, manifest.engine),
+                "install that very runsc and restart torpord with it once".into(),
+            );
+        }
+        if !crate::plan::bundle::knows_template(manifest.template) {
+            return refuse(
+                format!("snapshot {} has bundle template {}", manifest.id, manifest.template),
+                "use a newer torpord".into(),
+            );
+        }
+        let here = crate::host::engine::cpu_features()?;
+        let missing: Vec<&str> =
+            manifest.cpu_features.iter().filter(|f| !here.contains(f)).map(String::as_str).collect();
+        if !missing.is_empty() {
+            return refuse(
+                format!(
+                    "snapshot {} needs processor features that this host lacks: {}",
+                    manifest.id,
+                    missing.join(" ")
+                ),
+                "restore it on a host whose processor has them".into(),
+            );
+        }
+        for volume in &manifest.pod.spec.volumes {
+            if !self.volume_path(&volume.source).is_dir() {
+                return refuse(
+                    format!(
+                        "snapshot {} has volume {} at {}, which is not on this host",
+                        manifest.id,
+                        volume.source,
+                        volume.target.display()
+                    ),
+                    "volumes don't travel with snapshots yet: make it here first".into(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to begin what the disk can't hold: memory, writable layer and reserve.
+    async fn require_room(&self, record: &PodRecord) -> Result<()> {
+        let name = record.runtime_id().to_string();
+        let need = self.host.cgroups.usage(&name).await?.memory + self.config.disk_reserve;
+        self.require_free(need, &format!("save pod {}", record.spec.name))
+    }
+
+    /// After a checkpoint: a breached reserve means that its files may be truncated.
+    async fn require_reserve(&self) -> Result<()> {
+        self.require_free(self.config.disk_reserve / 2, "keep the checkpoint")
+    }
+
+    fn require_free(&self, need: u64, what: &str) -> Result<()> {
+        let free = files::free_bytes(self.dirs.state())?;
+        if free >= need {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Exhausted,
+            format!("{what}: {need} bytes are needed and {free} are free on the state directory's disk"),
+        )
+        .hint("free space there, or lower cache-bytes; the pod goes on"))
+    }
+
+    /// All layers of a pod's root with init's on top, lowest first.
+    pub(super) fn all_layers(&self, record: &PodRecord) -> Vec<Digest> {
+        let mut layers = record.root_layers();
+        layers.push(record.init.clone());
+        layers
+    }
+
+    /// Saves what a sandbox's root holds beyond its image, if its engine can and its command has just ended.
+    pub(super) async fn save_root(&self, turn: &Turn<'_>, record: &PodRecord) -> Result<Option<Digest>> {
+        if turn.pod().shim().is_err() {
+            return Ok(None);
+        }
+        let (engine, plan) = self.engine_and_plan(record)?;
+        let file: PathBuf = self.dirs.tmp().join(format!("upper-{}.tar", record.runtime_id()));
+        if !self.host.runtime.save_upper(&engine, &plan, &file).await? {
+            return Ok(None);
+        }
+        let layer = self.host.layers.save_upper(&file).await;
+        let _ = files::remove_tree(&file).await;
+        layer
+            .map(|l| l.map(|l| l.digest))
+            .attempt(Code::Internal, || format!("save the root of pod {}", record.spec.name))
+    }
+}
+
+fn page_size() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|n| u64::try_from(n).ok())
+        .unwrap_or(4096)
+}

@@ -1,0 +1,157 @@
+//! Snapshots as such: taken of a running pod, listed, removed, made into new pods.
+
+use std::sync::Arc;
+
+use super::Core;
+use super::boot::From;
+use super::lifecycle::Origin;
+use super::pod::Pod;
+use crate::host::progress::Progress;
+use crate::model::{Code, Error, Manifest, PodName, PodRecord, PodState, Result, SnapshotId};
+
+impl Core {
+    /// Saves a running pod, which goes on as soon as its checkpoint is on the local disk.
+    pub(super) async fn take_snapshot(self: &Arc<Self>, pod: &Arc<Pod>, progress: &Progress) -> Result<Manifest> {
+        let turn = pod.turn().await;
+        turn.require(&[PodState::Running], "take a snapshot of it")?;
+        let id = SnapshotId::random()?;
+        self.save_pod(&turn, &id, true, progress).await
+    }
+
+    /// A new pod out of a snapshot, of this daemon or of another that shares the store.
+    pub(super) async fn restore_new(
+        self: &Arc<Self>,
+        id: &SnapshotId,
+        name: Option<PodName>,
+        progress: &Progress,
+    ) -> Result<PodRecord> {
+        let manifest = self.host.store.manifest(id).await?;
+        self.preflight(&manifest)?;
+        let images = self.checkpoint_files(id, Some(&manifest), progress).await?;
+        self.fetch_layers(&manifest, progress).await?;
+        let mut spec = manifest.pod.spec.clone();
+        spec.name = match name {
+            Some(name) => name,
+            None => self.copy_name(&spec.name)?,
+        };
+        if spec.hostname.is_none() || spec.hostname.as_deref() == Some(manifest.pod.spec.name.as_str()) {
+            spec.hostname = None; // the copy is called by its own name
+        }
+        for port in &mut spec.ports {
+            port.host = None; // the original keeps its host ports
+        }
+        let origin = Origin {
+            layers: manifest.pod.layers.clone(),
+            private_layers: manifest.pod.private_layers.clone(),
+            config: manifest.pod.image_config.clone(),
+            init: manifest.pod.init.clone(),
+            engine: manifest.engine.clone(),
+            template: manifest.template,
+            snapshot: Some(id.clone()),
+        };
+        let pod = self.add_pod(spec, origin).await?;
+        let turn = pod.turn().await;
+        let from = From::Checkpoint { images: images.path().to_owned(), copy: true };
+        let made = match self.next_incarnation_as_is(&turn, from).await {
+            Ok(()) => self.mark_running(&pod, &turn, |r| r.pending = None).await,
+            Err(e) => Err(e),
+        };
+        match made {
+            Ok(record) => Ok(record),
+            Err(e) => {
+                self.erase(&turn).await?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Puts a pod back to a snapshot of it, in place: address, name and ports stay.
+    pub(super) async fn restore_in_place(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        id: &SnapshotId,
+        progress: &Progress,
+    ) -> Result<PodRecord> {
+        let manifest = self.host.store.manifest(id).await?;
+        let turn = pod.turn().await;
+        let record = turn.record();
+        if manifest.pod.id != record.id {
+            return Err(Error::invalid(format!(
+                "snapshot {id} was taken of pod {}, not of {}",
+                manifest.pod.spec.name, record.spec.name
+            ))
+            .hint("make a new pod of it with `torpor snapshot restore`"));
+        }
+        let states = [PodState::Running, PodState::Created, PodState::Stopped, PodState::Sleeping, PodState::Failed];
+        turn.require(&states, "restore a snapshot into it")?;
+        self.preflight(&manifest)?;
+        let images = self.checkpoint_files(id, Some(&manifest), progress).await?;
+        self.fetch_layers(&manifest, progress).await?;
+        // All that can be refused has been: only now the present sandbox goes.
+        turn.commit(&self.db, |r| {
+            r.state = PodState::Restoring;
+            r.pending = Some(id.clone());
+        })
+        .await?;
+        self.take_down(&turn).await;
+        turn.commit(&self.db, |r| {
+            r.layers = manifest.pod.layers.clone();
+            r.private_layers = manifest.pod.private_layers.clone();
+            r.init = manifest.pod.init.clone();
+            r.engine = manifest.engine.clone();
+            r.template = manifest.template;
+        })
+        .await?;
+        let from = || From::Checkpoint { images: images.path().to_owned(), copy: false };
+        let mut restored = self.next_incarnation(&turn, PodState::Restoring, from()).await;
+        if restored.is_err() {
+            restored = self.next_incarnation(&turn, PodState::Restoring, from()).await;
+        }
+        match restored {
+            Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await,
+            Err(e) => {
+                let text = e.report();
+                turn.commit(&self.db, |r| {
+                    r.state = PodState::Failed;
+                    r.last_error = Some(text);
+                })
+                .await?;
+                Err(e)
+            }
+        }
+    }
+
+    /// A free name for a copy: `<name>-copy`, `<name>-copy-2`, ...
+    fn copy_name(&self, name: &PodName) -> Result<PodName> {
+        let taken: Vec<String> = self.records().iter().map(|r| r.spec.name.to_string()).collect();
+        let short: String = name.as_str().chars().take(48).collect();
+        (1_u32..10_000)
+            .map(|n| if n == 1 { format!("{short}-copy") } else { format!("{short}-copy-{n}") })
+            .find(|n| !taken.contains(n))
+            .ok_or_else(|| {
+                Error::new(Code::NameTaken, format!("no free name for a copy of {name}")).hint("give a name")
+            })?
+            .parse()
+    }
+
+    /// Removes a snapshot on request. One in which a pod sleeps is refused.
+    pub(super) async fn remove_snapshot(&self, id: &SnapshotId) -> Result<()> {
+        if let Some(r) = self.records().iter().find(|r| {
+            (r.snapshot.as_ref() == Some(id) && !matches!(r.state, PodState::Running)) || r.pending.as_ref() == Some(id)
+        }) {
+            return Err(Error::new(Code::InUse, format!("pod {} sleeps in snapshot {id}", r.spec.name))
+                .hint("wake or remove the pod first"));
+        }
+        self.host.store.manifest(id).await?;
+        self.host.store.delete(id).await?;
+        self.host.cache.remove(id).await
+    }
+
+    /// Removes a snapshot that nobody can ask for any more. What the store refuses is swept later.
+    pub(super) async fn drop_snapshot(&self, id: &SnapshotId) {
+        let gone = self.host.store.delete(id).await;
+        if let Err(e) = gone.and(self.host.cache.remove(id).await) {
+            tracing::warn!(snapshot = %id, error = %e.report(), "a snapshot stays in the store for now");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Errors as answers, and requests that are refused as errors.
+
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+
+use crate::api::problem::{MEDIA_TYPE, Problem};
+use crate::model::{Code, Error};
+
+/// An error on its way out. The number of the request is put in by [`number_requests`].
+pub(super) struct Refused(pub(super) Error);
+
+impl From<Error> for Refused {
+    fn from(e: Error) -> Self {
+        Refused(e)
+    }
+}
+
+/// What a handler gives.
+pub(super) type Answer<T> = Result<T, Refused>;
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let problem = Problem::of(&self.0, "");
+        let mut response = of(&problem);
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+fn of(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response()
+}
+
+/// Gives every request a number, says it in the answer and in every error, and logs what went wrong on our side.
+pub(super) async fn number_requests(request: Request, next: axum::middleware::Next) -> Response {
+    let given = request.headers().get("x-request-id").and_then(|v| v.to_str().ok());
+    let fit =
+        |id: &&str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let id = match given.filter(fit) {
+        Some(id) => id.to_owned(),
+        None => crate::model::PodId::random().map(|i| i.to_string()).unwrap_or_default(),
+    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
+        problem.request_id.clone_from(&id);
+        if problem.status >= 500 {
+            tracing::warn!(%method, %path, request = %id, code = %problem.code, "{}", problem.detail);
+        }
+        response = of(&problem);
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response
+}
+
+pub(super) async fn no_such_route(request: Request) -> Refused {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refused(Error::new(Code::NotFound, format!("no route {path}")).hint("GET /openapi.json lists them"))
+}
+
+pub(super) async fn no_such_method(request: Request) -> Refused {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refused(Error::new(Code::MethodNotAllowed, format!("{} is not allowed on {path}", request.method())))
+}
+
+/// What a panic becomes.
+pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    Refused(Error::internal("a fault of torpord's own; its log says more")).into_response()
+}
+
+/// A JSON body; nothing at all stands for the default where there is one.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refused;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(value)) => Ok(Body(value)),
+            Err(e) => Err(refusal(&e)),
+        }
+    }
+}
+
+/// As [`Body`], where the body may be left out.
+pub(super) struct MaybeBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for MaybeBody<T> {
+    type Rejection = Refused;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        if !chunked && length.is_none_or(|l| l == "0") {
+            return Ok(MaybeBody(T::default()));
+        }
+        Body::from_request(request, state).await.map(|Body(b)| MaybeBody(b))
+    }
+}
+
+fn refusal(e: &JsonRejection) -> Refused {
+    let code = match e.status() {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
+        StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+        _ => Code::InvalidRequest,
+    };
+    let error = Error::new(code, e.body_text());
+    Refused(if code == Code::UnsupportedMediaType { error.hint("send content-type: application/json") } else { error })
+}
+
+/// Query parameters.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|q| Query(q.0)).map_err(|e: QueryRejection| Refused(Error::invalid(e.body_text())))
+    }
+}
+
+/// Parts of the path.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        path.map(|p| Path(p.0)).map_err(|e: PathRejection| Refused(Error::invalid(e.body_text())))
+    }
+}
+
+/// Every code has one status, and only those that invite another try are 503.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_status_that_http_knows() {
+        for code in Code::ALL {
+            let status = StatusCode::from_u16(crate::api::problem::status(code)).unwrap();
+            assert!(status.is_client_error() || status.is_server_error(), "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Routes about pods.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::answer::{Answer, Body, MaybeBody, Path, Query};
+use super::stream;
+use crate::api::problem::Problem;
+use crate::api::types::{
+    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, RestorePod, Snapshot, StopPod, WakePod,
+};
+use crate::daemon::core::Core;
+use crate::host::logs::LogQuery;
+use crate::model::Error;
+
+type Cored = State<Arc<Core>>;
+
+/// Makes a pod and starts it. All or nothing: if it can't be started, it is not there.
+#[utoipa::path(post, path = "/v1/pods", tag = "pods", operation_id = "createPod", request_body = CreatePod,
+    responses((status = 201, description = "It runs, and is ready if a probe was given; or it is made, with `start: false`", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn create(State(core): Cored, Body(request): Body<CreatePod>) -> Answer<(StatusCode, Json<Pod>)> {
+    Ok((StatusCode::CREATED, Json(core.create_pod(request).await?)))
+}
+
+/// Lists all pods, oldest first.
+#[utoipa::path(get, path = "/v1/pods", tag = "pods", operation_id = "listPods",
+    responses((status = 200, description = "The pods", body = Vec<Pod>)))]
+pub(super) async fn list(State(core): Cored) -> Json<Vec<Pod>> {
+    Json(core.list_pods())
+}
+
+/// Shows a pod.
+#[utoipa::path(get, path = "/v1/pods/{pod}", tag = "pods", operation_id = "inspectPod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "The pod", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn inspect(State(core): Cored, Path(pod): Path<String>) -> Answer<Json<Pod>> {
+    Ok(Json(core.inspect_pod(&pod)?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Force {
+    /// Whether a pod that is not stopped is removed too, whatever it does.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Removes a pod: its sandbox, address, ports, logs, its writable layer, and the snapshot it sleeps in. Named volumes and
+/// directories of the host stay, and so do snapshots that were taken of it on request.
+#[utoipa::path(delete, path = "/v1/pods/{pod}", tag = "pods", operation_id = "deletePod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id"), Force),
+    responses((status = 204, description = "It is gone"),
+        (status = "4XX", description = "Refused; 409 for a pod that is not stopped, without force", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn delete(State(core): Cored, Path(pod): Path<String>, Query(q): Query<Force>) -> Answer<StatusCode> {
+    core.delete_pod(&pod, q.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Starts a pod that was made or stopped. One that runs is left alone.
+#[utoipa::path(post, path = "/v1/pods/{pod}/start", tag = "pods", operation_id = "startPod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It runs", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn start(State(core): Cored, Path(pod): Path<String>) -> Answer<Json<Pod>> {
+    Ok(Json(core.start_pod(&pod).await?))
+}
+
+/// Stops a pod: a signal, and a kill after the grace period. What it wrote to its root is kept for the next start.
+#[utoipa::path(post, path = "/v1/pods/{pod}/stop", tag = "pods", operation_id = "stopPod", request_body = Option<StopPod>,
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It is stopped", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn stop(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    MaybeBody(request): MaybeBody<StopPod>,
+) -> Answer<Json<Pod>> {
+    Ok(Json(core.stop_pod(&pod, request).await?))
+}
+
+/// Sends a signal to a pod's command.
+#[utoipa::path(post, path = "/v1/pods/{pod}/kill", tag = "pods", operation_id = "killPod", request_body = KillPod,
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 204, description = "It was sent"),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn kill(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    Body(request): Body<KillPod>,
+) -> Answer<StatusCode> {
+    core.kill_pod(&pod, &request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Puts a pod to sleep in the object store: no process and no memory is left. It keeps name, address and ports. If that
+/// fails, the pod goes on untouched. With `Accept: application/x-ndjson` the answer is progress, line by line, and then the
+/// result or the error.
+#[utoipa::path(post, path = "/v1/pods/{pod}/sleep", tag = "pods", operation_id = "sleepPod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It sleeps", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn sleep(State(core): Cored, Path(pod): Path<String>, headers: HeaderMap) -> Response {
+    stream::long(&headers, 200, |progress| async move { core.sleep_pod(&pod, progress).await }).await
+}
+
+/// Wakes a pod that sleeps: it goes on where it was. Progress as for sleep.
+#[utoipa::path(post, path = "/v1/pods/{pod}/wake", tag = "pods", operation_id = "wakePod", request_body = Option<WakePod>,
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It runs, and is ready if it has a probe", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; its snapshot is kept", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn wake(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    headers: HeaderMap,
+    body: MaybeBody<WakePod>,
+) -> Response {
+    stream::long(&headers, 200, |progress| async move { core.wake_pod(&pod, body.0, progress).await }).await
+}
+
+/// Puts a pod back to a snapshot that was taken of it, in place. Progress as for sleep.
+#[utoipa::path(post, path = "/v1/pods/{pod}/restore", tag = "pods", operation_id = "restorePod", request_body = RestorePod,
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It runs", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn restore(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    headers: HeaderMap,
+    Body(request): Body<RestorePod>,
+) -> Response {
+    stream::long(&headers, 200, |progress| async move { core.restore_pod(&pod, request, progress).await }).await
+}
+
+/// Waits for the end of a pod's command and tells its exit code. A pod that has ended is answered for at once.
+#[utoipa::path(get, path = "/v1/pods/{pod}/wait", tag = "pods", operation_id = "waitPod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It has ended", body = ExitInfo),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn wait(State(core): Cored, Path(pod): Path<String>) -> Answer<Json<ExitInfo>> {
+    let work = core.wait_pod(&pod);
+    let ended = tokio::select! {
+        ended = work => ended?,
+        () = core.shutdown().cancelled() => {
+            return Err(Error::new(crate::model::Code::Cancelled, "torpord is being restarted").hint("ask again").into());
+        }
+    };
+    Ok(Json(ended))
+}
+
+/// Runs a program in a pod to its end. It is the pod's own: it goes on over sleep and wake, and if the client goes away.
+/// Output that is not UTF-8 comes as base64, and `stdoutEncoding` or `stderrEncoding` says so.
+#[utoipa::path(post, path = "/v1/pods/{pod}/exec", tag = "pods", operation_id = "execPod", request_body = ExecPod,
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It has ended, or was killed because its time was over", body = ExecResult),
+        (status = "4XX", description = "Refused; 422 if the program can't be run", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn exec(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    Body(request): Body<ExecPod>,
+) -> Answer<Json<ExecResult>> {
+    let done = core.exec_pod(&pod, request).await?;
+    let (stdout, stdout_encoding) = text(done.stdout);
+    let (stderr, stderr_encoding) = text(done.stderr);
+    Ok(Json(ExecResult {
+        exit_code: done.exit_code,
+        stdout,
+        stdout_encoding,
+        stderr,
+        stderr_encoding,
+        timed_out: done.timed_out,
+        truncated: done.truncated,
+    }))
+}
+
+fn text(bytes: Vec<u8>) -> (String, String) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, "utf-8".into()),
+        Err(e) => (base64(e.as_bytes()), "base64".into()),
+    }
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for n in 0..4 {
+            let letter = LETTERS[(word >> (18 - 6 * n) & 63) as usize];
+            out.push(if n <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lines {
+    /// Go on with what is still to come, until the pod's command ends.
+    #[serde(default)]
+    follow: bool,
+    /// Only that many of the last lines.
+    tail: Option<u64>,
+    /// Only lines since then (RFC 3339).
+    since: Option<String>,
+}
+
+/// A pod's output, one object a line; as `text/plain` if that is asked for by `Accept`.
+#[utoipa::path(get, path = "/v1/pods/{pod}/logs", tag = "pods", operation_id = "podLogs",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id"), Lines),
+    responses((status = 200, description = "The lines", body = LogLine, content_type = "application/x-ndjson"),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn logs(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    Query(q): Query<Lines>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let since = match q.since {
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| Error::invalid("since is no RFC 3339 time").hint("such as 2026-01-31T12:00:00Z"))?,
+        ),
+        None => None,
+    };
+    let query = LogQuery { tail: q.tail, since, follow: q.follow };
+    Ok(stream::log(&headers, core.logs(&pod, query)?).into_response())
+}
+
+/// Takes a snapshot of a running pod, which goes on. Progress as for sleep.
+#[utoipa::path(post, path = "/v1/pods/{pod}/snapshots", tag = "snapshots", operation_id = "createSnapshot",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 201, description = "It is in the store", body = Snapshot),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the pod goes on", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn snapshot(State(core): Cored, Path(pod): Path<String>, headers: HeaderMap) -> Response {
+    stream::long(&headers, 201, |progress| async move { core.create_snapshot(&pod, progress).await }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+    }
+}

@@ -1,0 +1,83 @@
+//! All routes, and the document that describes them.
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{answer, pods, store, system};
+use crate::daemon::core::Core;
+
+/// Bytes of a JSON body.
+const BODY: usize = 1 << 20;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "torpor", version = "1.0.0", license(name = "Apache-2.0", identifier = "Apache-2.0"),
+        description = "gVisor sandboxes that sleep in object storage. Every error is `application/problem+json` (RFC 9457) with a stable `code`."),
+    tags((name = "pods", description = "Pods and what is done to them"), (name = "snapshots", description = "Saved states of pods"),
+        (name = "images", description = "Images and layers"), (name = "system", description = "torpord itself"))
+)]
+struct Document;
+
+fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(system::health))
+        .routes(routes!(system::version))
+        .routes(routes!(system::doctor))
+        .routes(routes!(pods::create, pods::list))
+        .routes(routes!(pods::inspect, pods::delete))
+        .routes(routes!(pods::start))
+        .routes(routes!(pods::stop))
+        .routes(routes!(pods::kill))
+        .routes(routes!(pods::sleep))
+        .routes(routes!(pods::wake))
+        .routes(routes!(pods::restore))
+        .routes(routes!(pods::wait))
+        .routes(routes!(pods::exec))
+        .routes(routes!(pods::logs))
+        .routes(routes!(pods::snapshot))
+        .routes(routes!(store::snapshots))
+        .routes(routes!(store::snapshot, store::delete_snapshot))
+        .routes(routes!(store::restore))
+        .split_for_parts()
+}
+
+/// Images have names with slashes, which the document can't express and the router must be told of.
+fn images() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
+    let (_, document) = OpenApiRouter::<Arc<Core>>::new()
+        .routes(routes!(store::import, store::images))
+        .routes(routes!(store::image, store::delete_image))
+        .split_for_parts();
+    let router = Router::new()
+        .route("/v1/images", get(store::images).post(store::import).layer(DefaultBodyLimit::disable()))
+        .route("/v1/images/{*name}", get(store::image).delete(store::delete_image));
+    (router, document)
+}
+
+/// The OpenAPI document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    let (_, mut document) = build();
+    document.merge(images().1);
+    document
+}
+
+/// The whole API.
+pub fn router(core: Arc<Core>) -> Router {
+    let shown = document();
+    build()
+        .0
+        .layer(DefaultBodyLimit::max(BODY))
+        .merge(images().0)
+        .route("/openapi.json", get(move || async move { Json(shown) }))
+        .fallback(answer::no_such_route)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(middleware::from_fn(answer::number_requests))
+        .with_state(core)
+}

@@ -1,0 +1,109 @@
+//! Answers that come in pieces: progress of long calls, and logs.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::answer::Refused;
+use crate::api::problem::Problem;
+use crate::api::types::{LogLine, ProgressInfo, Step};
+use crate::host::logs;
+use crate::host::progress::Progress;
+use crate::model::Result;
+
+/// The media type of answers in pieces.
+const NDJSON: &str = "application/x-ndjson";
+/// Between two pieces of progress.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Whether the client asked for that media type.
+fn wants(headers: &HeaderMap, media: &str) -> bool {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(media))
+}
+
+fn line<T: Serialize>(value: &T) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    Bytes::from(bytes)
+}
+
+/// Answers a long call: its result when it is done, or progress, line by line, to a client that asked for it.
+pub(super) async fn long<T, F>(headers: &HeaderMap, status: u16, work: impl FnOnce(Progress) -> F) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let status = axum::http::StatusCode::from_u16(status).unwrap_or_default();
+    if !wants(headers, NDJSON) {
+        return match work(Progress::default()).await {
+            Ok(value) => (status, axum::Json(value)).into_response(),
+            Err(e) => Refused(e).into_response(),
+        };
+    }
+    let (progress, mut seen) = Progress::channel();
+    let work = work(progress);
+    let (sender, receiver) = tokio::sync::mpsc::channel::<std::result::Result<Bytes, std::convert::Infallible>>(16);
+    tokio::spawn(async move {
+        tokio::pin!(work);
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let last = loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break match done {
+                    Ok(value) => line(&Step::Result(value)),
+                    Err(e) => line(&Step::<()>::Error(Problem::of(&e, ""))),
+                },
+                _ = ticks.tick() => {
+                    if seen.has_changed().unwrap_or(false) {
+                        let now = seen.borrow_and_update().clone();
+                        let step = Step::<()>::Progress(ProgressInfo { phase: now.phase, done: now.done, total: now.total });
+                        // A client that went away is told nothing; the work goes on.
+                        let _ = sender.try_send(Ok(line(&step)));
+                    }
+                }
+            }
+        };
+        let _ = sender.send(Ok(last)).await;
+    });
+    let body = Body::from_stream(ReceiverStream::new(receiver));
+    (status, [(header::CONTENT_TYPE, NDJSON)], body).into_response()
+}
+
+/// Answers with log lines: objects, or plain text to a client that asked for it.
+pub(super) fn log(
+    headers: &HeaderMap,
+    lines: impl Stream<Item = Result<Vec<logs::LogLine>>> + Send + 'static,
+) -> Response {
+    let plain = wants(headers, "text/plain");
+    let body = lines.map(move |lines| {
+        let mut bytes = Vec::new();
+        for l in lines.map_err(|e| std::io::Error::other(e.report()))? {
+            if plain {
+                bytes.extend_from_slice(l.line.as_bytes());
+                if !l.partial {
+                    bytes.push(b'\n');
+                }
+            } else {
+                let shown = LogLine {
+                    timestamp: l.timestamp.to_string(),
+                    stream: match l.stream {
+                        crate::channel::Stream::Stdout => "stdout".into(),
+                        crate::channel::Stream::Stderr => "stderr".into(),
+                    },
+                    line: l.line,
+                    partial: l.partial,
+                };
+                bytes.extend_from_slice(&line(&shown));
+            }
+        }
+        Ok::<_, std::io::Error>(Bytes::from(bytes))
+    });
+    let media = if plain { "text/plain; charset=utf-8" } else { NDJSON };
+    ([(header::CONTENT_TYPE, media)], Body::from_stream(body)).into_response()
+}

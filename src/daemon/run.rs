@@ -1,0 +1,192 @@
+//! The daemon from start to end: lock, open, recover, serve, ready; and back.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::core::{Core, Host, Parts};
+use super::db::Db;
+use super::dirs::Dirs;
+use super::http;
+use crate::config::{self, Config};
+use crate::host::cache::Cache;
+use crate::host::cgroup::RealCgroups;
+use crate::host::engine::{self, Engines};
+use crate::host::layers::{Layers, Limits};
+use crate::host::network::{Network, NetworkConfig, RealNetwork};
+use crate::host::ports::Ports;
+use crate::host::rootfs::Rootfs;
+use crate::host::runtime::RunscRuntime;
+use crate::host::shim::RealShims;
+use crate::host::store::{Store, StoreConfig};
+use crate::host::{capabilities, files};
+use crate::model::{Attempt, Code, Error, InstanceTag, Result};
+use crate::plan::network::Addressing;
+
+/// Runs until SIGTERM or SIGINT. Pods go on.
+///
+/// # Errors
+/// It can't start; nothing is half started then.
+pub async fn run(config: Config) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new(Code::Unsupported, "torpord makes namespaces and mounts: it must be started by root")
+            .hint("use sudo, or the systemd unit"));
+    }
+    capabilities::drop_unneeded()?;
+    files::create_dir_all(&config.state_dir, 0o700)?;
+    let mode = std::fs::Permissions::from_mode(0o711); // engines below are executed by other users; the rest is closed
+    std::fs::set_permissions(&config.state_dir, mode)
+        .attempt(Code::Internal, || "set the mode of the state directory".into())?;
+    let _lock = files::lock(&config.state_dir.join("lock"))?;
+    let tag = instance_tag(&config.state_dir)?;
+    let listener = http::listen(&config.socket)?;
+    let shutdown = CancellationToken::new();
+    let started = start(config.clone(), tag, shutdown.clone()).await;
+    let (core, network, runtime, cgroups) = match started {
+        Ok(all) => all,
+        Err(e) => {
+            let _ = files::remove_tree_now(&config.socket);
+            return Err(e);
+        }
+    };
+    let watch = tokio::spawn(Arc::clone(&network).watch());
+    let served = tokio::spawn(http::serve(listener, http::router(Arc::clone(&core)), shutdown.clone()));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(socket = %config.socket.display(), "ready");
+    wait_for_signal().await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    shutdown.cancel();
+    watch.abort();
+    served.await.attempt(Code::Internal, || "end the API".into())?;
+    let _ = files::remove_tree_now(&config.socket);
+    // Without pods nothing needs what they shared: a host on which torpor is stopped is as it was.
+    if core.is_empty() {
+        core.leave_nothing(&network, &runtime, &cgroups).await;
+    }
+    Ok(())
+}
+
+type Started = (Arc<Core>, Arc<RealNetwork>, RunscRuntime, RealCgroups);
+
+async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) -> Result<Started> {
+    let dirs = Dirs::new(&config.state_dir, &tag);
+    for dir in [dirs.run().to_owned(), dirs.sandboxes(), dirs.pods(), dirs.volumes(), dirs.tmp()] {
+        files::create_dir_all(&dir, 0o700)?;
+    }
+    let own = std::env::current_exe().attempt(Code::Internal, || "find torpord's own program".into())?;
+    let own = private_copy(&own, dirs.run())?;
+    let db = Db::open(&config.state_dir.join("torpor.db"))?;
+    let limits =
+        Limits { layer_bytes: config.max_layer_bytes, layer_inodes: 4_000_000, upload_bytes: config.max_layer_bytes };
+    let layers = Layers::open(&config.state_dir, own.clone(), limits)?;
+    let init = layers.add_init(&companion("torpor-init")?).await?;
+    let engines = Engines::open(&config.state_dir)?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let program = config.runsc.clone().or_else(|| engine::find_on_path(&path));
+    let engine = match program {
+        Some(program) => match engines.import(&program).await {
+            Ok(e) => {
+                tracing::info!(version = %e.version, digest = %e.digest, "engine");
+                Some(e.digest.clone())
+            }
+            // Pods that live are more than those that can't be started.
+            Err(e) => {
+                tracing::error!(error = %e.report(), "no engine for new pods");
+                None
+            }
+        },
+        None => {
+            tracing::error!("no runsc was found: pods can't be started; `torpor doctor` says what to do");
+            None
+        }
+    };
+    let resolvers = match &config.resolvers {
+        Some(given) => given.clone(),
+        None => resolvers(),
+    };
+    let addressing = Addressing::new(config.pod_cidr)?;
+    let network = Arc::new(RealNetwork::open(NetworkConfig {
+        tag: tag.clone(),
+        run_dir: dirs.run().to_owned(),
+        addressing,
+        resolvers: resolvers.clone(),
+    })?);
+    let runtime = RunscRuntime::new(dirs.runtime_root(), own)?;
+    let cgroups = RealCgroups::open(&tag)?;
+    let store = Store::open(&StoreConfig { url: config.store.clone(), allow_http: config.store_allow_http })?;
+    let host = Host {
+        runtime: Arc::new(runtime.clone()),
+        cgroups: Arc::new(cgroups.clone()),
+        network: Arc::clone(&network) as Arc<dyn Network>,
+        shims: Arc::new(RealShims::new(companion("torpor-shim")?)),
+        rootfs: Rootfs::open(dirs.run(), layers.clone())?,
+        layers,
+        engines,
+        store: Arc::new(store),
+        cache: Cache::open(&config.state_dir, config.cache_bytes)?,
+        ports: Arc::new(Ports::default()),
+    };
+    let boot_id = files::read(Path::new("/proc/sys/kernel/random/boot_id"))?.trim().to_owned();
+    let core = Core::load(Parts { config, tag, dirs, boot_id, db, host, init, engine, resolvers, shutdown }).await?;
+    core.recover().await?;
+    Ok((core, network, runtime, cgroups))
+}
+
+/// The instance's tag, made once.
+fn instance_tag(state: &Path) -> Result<InstanceTag> {
+    let path = state.join("instance");
+    if let Some(text) = files::read_if_present(&path)? {
+        return text.trim().parse().map_err(|e: Error| e.context(format!("read {}", path.display())));
+    }
+    let tag = InstanceTag::random()?;
+    files::replace(&path, format!("{tag}\n").as_bytes(), 0o600)?;
+    Ok(tag)
+}
+
+/// torpord runs itself again to unpack and to help old engines: from a copy, so that an upgrade in between changes nothing.
+fn private_copy(own: &Path, run: &Path) -> Result<PathBuf> {
+    let copy = run.join("torpord");
+    let what = || format!("copy {}", own.display());
+    let new = run.join("torpord.new");
+    std::fs::copy(own, &new).attempt(Code::Internal, what)?;
+    files::make_executable(&new)?;
+    std::fs::rename(&new, &copy).attempt(Code::Internal, what)?;
+    Ok(copy)
+}
+
+/// A program that comes with torpord: where TORPOR_LIBEXEC says, beside torpord, or in /usr/lib/torpor.
+fn companion(name: &str) -> Result<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
+    let places = [std::env::var_os("TORPOR_LIBEXEC").map(PathBuf::from), beside, Some("/usr/lib/torpor".into())];
+    places.into_iter().flatten().map(|d| d.join(name)).find(|p| p.is_file()).ok_or_else(|| {
+        Error::new(Code::Unsupported, format!("{name} was not found"))
+            .hint("it comes with torpord: install both, or say where it is by TORPOR_LIBEXEC")
+    })
+}
+
+/// systemd-resolved serves on the host's loopback, which pods can't reach: what it asks itself is taken instead.
+fn resolvers() -> Vec<std::net::Ipv4Addr> {
+    for path in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+        if let Ok(Some(text)) = files::read_if_present(Path::new(path)) {
+            let usable = config::usable_resolvers(&text);
+            if !usable.is_empty() {
+                return usable;
+            }
+        }
+    }
+    Vec::new()
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let what = || "wait for signals".to_owned();
+    let mut term = signal(SignalKind::terminate()).attempt(Code::Internal, what)?;
+    let mut int = signal(SignalKind::interrupt()).attempt(Code::Internal, what)?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
