@@ -1,6 +1,10 @@
 //! PID 1 of a pod. See `torpor::pod::init`.
 
 fn main() {
+    // When its command has ended, init kills all that it may: anywhere but in a pod that would be the whole host.
+    if std::process::id() != 1 {
+        std::process::exit(125);
+    }
     let code = match torpor::pod::init::stdio() {
         Ok((input, output)) => torpor::pod::init::run(input, output),
         Err(_) => 125,

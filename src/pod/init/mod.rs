@@ -31,6 +31,8 @@ use program::{Program, Spawn};
 const CHUNK: usize = 64 * 1024;
 /// How long output is waited for after a program has ended while others hold its pipe.
 const LINGER_MS: i64 = 100;
+/// Bytes taken after that at most: more than a pipe holds.
+const LAST_WORDS: usize = 2 << 20;
 
 struct Init {
     input: OwnedFd,
@@ -117,7 +119,7 @@ impl Init {
                 }
                 Source::Input => self.read_input(),
                 Source::Channel => self.outbox.flush(),
-                Source::Output(process, stream) => self.read_output(process, stream),
+                Source::Output(process, stream) => drop(self.read_output(process, stream)),
                 Source::Stdin(process) => {
                     if let Some(p) = self.programs.get_mut(&process) {
                         p.write_stdin();
@@ -157,7 +159,8 @@ impl Init {
             }
         }
         let now = now_ms();
-        let linger = self.programs.values().filter_map(|p| p.linger_until).map(|t| (t - now).max(0)).min();
+        let waits = |p: &Program| p.linger_until.filter(|_| !hold).map(|t| (t - now).max(0));
+        let linger = self.programs.values().filter_map(waits).min();
         let timeout = linger.and_then(|ms| PollTimeout::try_from(i32::try_from(ms).unwrap_or(1000)).ok());
         match poll(&mut fds, timeout.unwrap_or(PollTimeout::NONE)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -285,10 +288,11 @@ impl Init {
         }
     }
 
-    fn read_output(&mut self, process: u64, stream: Stream) {
-        let Some(p) = self.programs.get_mut(&process) else { return };
+    /// Takes a piece of a program's output; how many bytes there were.
+    fn read_output(&mut self, process: u64, stream: Stream) -> usize {
+        let Some(p) = self.programs.get_mut(&process) else { return 0 };
         let slot = if stream == Stream::Stdout { &mut p.stdout } else { &mut p.stderr };
-        let Some(fd) = slot else { return };
+        let Some(fd) = slot else { return 0 };
         let mut bytes = vec![0_u8; CHUNK];
         match read(&*fd, &mut bytes) {
             Ok(0) => *slot = None,
@@ -298,10 +302,29 @@ impl Init {
                 if !p.reported {
                     self.outbox.say_numbered(&Event::Output { process, stream, data: bytes });
                 }
+                return n;
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => *slot = None,
         }
+        0
+    }
+
+    /// Takes what lies in the pipes of a program that has ended; false: there is no room for all of it now. Whoever else
+    /// holds a pipe and goes on writing is not waited for.
+    fn take_last_words(&mut self, process: u64) -> bool {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            while self.programs.get(&process).is_some_and(|p| p.last_words < LAST_WORDS) {
+                if self.outbox.is_full() {
+                    return false;
+                }
+                match self.read_output(process, stream) {
+                    0 => break,
+                    n => self.programs.entry(process).and_modify(|p| p.last_words += n),
+                };
+            }
+        }
+        true
     }
 
     fn reap(&mut self) {
@@ -335,16 +358,21 @@ impl Init {
             return;
         }
         let now = now_ms();
-        for (process, p) in &mut self.programs {
-            let Some((code, signal)) = p.ended else { continue };
+        let is_due = |p: &Program| {
             let silent = p.stdout.is_none() && p.stderr.is_none();
-            if p.reported || !(silent || p.linger_until.is_some_and(|t| t <= now)) {
-                continue;
+            p.ended.is_some() && !p.reported && (silent || p.linger_until.is_some_and(|t| t <= now))
+        };
+        let due: Vec<u64> = self.programs.iter().filter(|(_, p)| is_due(p)).map(|(n, _)| *n).collect();
+        for process in due {
+            if !self.take_last_words(process) {
+                return;
             }
+            let Some(p) = self.programs.get_mut(&process) else { continue };
+            let Some((code, signal)) = p.ended else { continue };
             p.reported = true;
             p.linger_until = None;
-            self.outbox.say_numbered(&Event::Exited { process: *process, code, signal });
-            if *process == MAIN {
+            self.outbox.say_numbered(&Event::Exited { process, code, signal });
+            if process == MAIN {
                 self.main_ended = Some(code.unwrap_or_else(|| 128 + signal.unwrap_or(0)));
             }
         }

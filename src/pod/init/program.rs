@@ -38,6 +38,8 @@ pub(super) struct Program {
     pub(super) ended: Option<(Option<i32>, Option<i32>)>,
     pub(super) reported: bool,
     pub(super) linger_until: Option<i64>,
+    /// Bytes taken after the program had ended.
+    pub(super) last_words: usize,
     input: VecDeque<u8>,
     input_ended: bool,
 }
@@ -143,6 +145,7 @@ pub(super) fn start(spawn: &Spawn<'_>) -> Result<Program, Failure> {
                 ended: None,
                 reported: false,
                 linger_until: None,
+                last_words: 0,
                 input: VecDeque::new(),
                 input_ended: false,
             })
