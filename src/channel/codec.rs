@@ -37,6 +37,23 @@ fn put(out: &mut Vec<u8>, kind: u8, flags: u8, sequence: u64, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
+struct Header {
+    kind: u8,
+    flags: u8,
+    sequence: u64,
+    length: usize,
+}
+
+/// The header that these bytes begin with; none if they don't, or are too few.
+fn header(bytes: &[u8]) -> Option<Header> {
+    let h: &[u8; HEADER] = bytes.first_chunk()?;
+    let word = |i: usize| u32::from_le_bytes([h[i], h[i + 1], h[i + 2], h[i + 3]]);
+    let length = word(16) as usize;
+    let good = word(0) == MAGIC && word(20) == check(&h[..20]) && length <= MAX_BODY;
+    let sequence = u64::from(word(8)) | u64::from(word(12)) << 32;
+    good.then_some(Header { kind: h[4], flags: h[5], sequence, length })
+}
+
 /// One frame as bytes. A body longer than [`MAX_BODY`] goes in fragments.
 pub fn encode(kind: u8, sequence: u64, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len());
@@ -101,6 +118,34 @@ impl Decoder {
         self.partial = None;
     }
 
+    /// Looks for one frame among bytes that may begin in the middle of another, and drops all before it.
+    ///
+    /// What a program wrote may look like a header and announce more than will ever come, so each place is looked at and
+    /// none is waited for: only a short frame that `is_it` accepts counts.
+    pub fn find(&mut self, is_it: impl Fn(&Frame) -> bool) -> Option<Frame> {
+        let bytes = &self.buffer[self.at..];
+        let mut keep = bytes.len().saturating_sub(HEADER - 1);
+        let mut found = None;
+        for (at, _) in bytes.iter().enumerate().filter(|(_, b)| **b == MAGIC.to_le_bytes()[0]) {
+            let Some(head) = header(&bytes[at..]).filter(|h| h.length <= ATOMIC && h.flags & MORE == 0) else {
+                continue;
+            };
+            match bytes.get(at + HEADER..at + HEADER + head.length) {
+                None => keep = keep.min(at),
+                Some(body) => {
+                    let frame = Frame { kind: head.kind, sequence: head.sequence, body: body.to_vec() };
+                    if is_it(&frame) {
+                        keep = at + HEADER + head.length;
+                        found = Some(frame);
+                        break;
+                    }
+                }
+            }
+        }
+        self.skip(keep);
+        found
+    }
+
     /// The next whole frame, if there is one.
     pub fn next_frame(&mut self) -> Option<Frame> {
         loop {
@@ -108,19 +153,15 @@ impl Decoder {
             if rest.len() < HEADER {
                 return None;
             }
-            let word = |i: usize| u32::from_le_bytes([rest[i], rest[i + 1], rest[i + 2], rest[i + 3]]);
-            let length = word(16) as usize;
-            if word(0) != MAGIC || word(20) != check(&rest[..20]) || length > MAX_BODY {
+            let Some(Header { kind, flags, sequence, length }) = header(rest) else {
                 // The next place where a header may begin.
                 let n = rest[1..].iter().position(|b| *b == MAGIC.to_le_bytes()[0]).map_or(rest.len(), |n| n + 1);
                 self.skip(n);
                 continue;
-            }
+            };
             if rest.len() < HEADER + length {
                 return None;
             }
-            let (kind, flags) = (rest[4], rest[5]);
-            let sequence = u64::from(word(8)) | u64::from(word(12)) << 32;
             let body = rest[HEADER..HEADER + length].to_vec();
             self.at += HEADER + length;
             let frame = match self.partial.take() {

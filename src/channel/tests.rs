@@ -109,3 +109,27 @@ proptest! {
         prop_assert_eq!(frames, vec![Frame { kind: 201, sequence, body }]);
     }
 }
+
+#[test]
+fn a_frame_is_found_whatever_a_program_wrote_before_it() {
+    let hello = Event::Hello { version: 1, session: 77, launched: true };
+    let wanted = |f: &Frame| matches!(Event::parse(f), Some(Event::Hello { session: 77, .. }));
+    let output = |data| Event::Output { process: 0, stream: Stream::Stdout, data };
+    // Half of a frame, then what looks like the beginning of one that never comes, then a hello of another conversation.
+    let mut bytes = output(vec![b'x'; 90_000]).encode(5)[..40_000].to_vec();
+    for fake in [3000, 100_000] {
+        bytes.extend_from_slice(&output(vec![0; fake]).encode(9)[..24]);
+    }
+    bytes.extend(Event::Hello { version: 1, session: 1, launched: true }.encode(0));
+    bytes.extend(hello.encode(0));
+    bytes.extend(Event::Started { process: 3 }.encode(6));
+    for step in [1, 7, 1000, 100_000] {
+        let (mut decoder, mut found) = (Decoder::default(), None);
+        for chunk in bytes.chunks(step) {
+            decoder.push(chunk);
+            found = found.or_else(|| decoder.find(wanted));
+        }
+        assert_eq!(found.as_ref().and_then(Event::parse), Some(hello.clone()));
+        assert_eq!(decoder.next_frame().map(|f| f.sequence), Some(6), "in steps of {step}");
+    }
+}
