@@ -13,6 +13,10 @@ use crate::model::Code;
 
 /// The longest message.
 pub const MAX_MESSAGE: usize = 8 << 20;
+/// The longest question: what it asks must fit a message to init.
+pub const MAX_ASK: usize = 3 << 20;
+/// Bytes of each output stream of an exec that are passed on.
+pub const KEPT_OUTPUT: usize = 16 << 20;
 
 /// Kinds of message.
 pub mod kind {
@@ -96,6 +100,9 @@ pub enum Answer {
         signal: Option<i32>,
         /// Whether it was killed because its time was over.
         timed_out: bool,
+        /// Whether there was more output than was passed on.
+        #[serde(default)]
+        truncated: bool,
     },
     /// To `Wait`.
     Ended(ExitRecord),
@@ -118,6 +125,9 @@ pub struct ShimStatus {
     pub sandbox_pid: Option<u32>,
     /// Whether init has answered this shim.
     pub init_ready: bool,
+    /// Whether the pod's command has been started.
+    #[serde(default)]
+    pub launched: bool,
     /// How it ended, if it has.
     pub exit: Option<ExitRecord>,
 }
@@ -138,6 +148,9 @@ pub struct ExitRecord {
     /// The sandbox itself ended without a word of init's.
     #[serde(default)]
     pub sandbox_died: bool,
+    /// How the sandbox's own process ended then, if that is known: its exit code, or 128 and the signal.
+    #[serde(default)]
+    pub sandbox_status: Option<i32>,
 }
 
 impl ExitRecord {
@@ -162,15 +175,19 @@ pub fn encode_json<T: Serialize>(value: &T) -> Vec<u8> {
     encode(kind::JSON, &serde_json::to_vec(value).unwrap_or_default())
 }
 
+/// A length that no message has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImpossibleLength;
+
 /// Takes one whole message off the front of a buffer.
 ///
 /// # Errors
 /// The length is impossible: the connection is of no more use.
-pub fn take(buffer: &mut Vec<u8>) -> Result<Option<(u8, Vec<u8>)>, ()> {
+pub fn take(buffer: &mut Vec<u8>) -> Result<Option<(u8, Vec<u8>)>, ImpossibleLength> {
     let Some(head) = buffer.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_le_bytes(*head) as usize;
     if length == 0 || length > MAX_MESSAGE {
-        return Err(());
+        return Err(ImpossibleLength);
     }
     if buffer.len() < 4 + length {
         return Ok(None);

@@ -1,11 +1,16 @@
-//! Reading a pod's log files while its shim writes and rotates them.
-#![allow(unsafe_code, reason = "registering a descriptor with tokio has no safe call")]
+//! Reading a pod's log while its shim writes and rotates it.
+//!
+//! Records are numbered without a gap over all files, so nothing is given twice whatever moves meanwhile, and the last
+//! lines are found without reading the rest. A reader holds the file it is in; when that has been rotated and read to its
+//! end, the next newer one follows. Memory is bounded: lines come in batches.
+#![allow(unsafe_code, reason = "tokio's registration of a descriptor")]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures::Stream;
 use jiff::Timestamp;
@@ -15,7 +20,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::channel;
+use crate::channel::record::{LONGEST_RECORD, Record, number, records};
 use crate::model::{Attempt, Code, Result};
+
+/// Bytes of records that make a batch.
+const BATCH: usize = 256 * 1024;
+const _: () = assert!(BATCH > LONGEST_RECORD);
 
 /// One line of a pod's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +36,7 @@ pub struct LogLine {
     pub stream: channel::Stream,
     /// The line without its end; bytes that are not UTF-8 are replaced.
     pub line: String,
-    /// Whether the line goes on in the next record.
+    /// Whether no line end came after it: the line goes on in the next record of its stream.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
@@ -42,124 +52,193 @@ pub struct LogQuery {
     pub follow: bool,
 }
 
-/// Files of the log, oldest first.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut numbers: Vec<u32> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    numbers.into_iter().map(|n| dir.join(n.to_string())).chain([dir.join("current")]).collect()
+/// One file of the log; known by its inode, since rotation renames it.
+#[derive(Clone)]
+struct LogFile {
+    file: Arc<File>,
+    inode: u64,
 }
 
-/// A place in a log file, known by its inode so that rotation does not move it.
+impl LogFile {
+    fn open(path: &Path) -> std::io::Result<Option<Self>> {
+        match File::open(path) {
+            Ok(file) => {
+                let inode = file.metadata()?.ino();
+                Ok(Some(LogFile { file: Arc::new(file), inode }))
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Up to `most` bytes from there.
+    fn at(&self, position: u64, most: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; most];
+        let mut had = 0;
+        while had < most {
+            match self.file.read_at(&mut bytes[had..], position + had as u64) {
+                Ok(0) => break,
+                Ok(n) => had += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        bytes.truncate(had);
+        Ok(bytes)
+    }
+
+    fn first_number(&self) -> std::io::Result<Option<u64>> {
+        Ok(number(&self.at(0, 64)?))
+    }
+
+    fn last_number(&self) -> std::io::Result<Option<u64>> {
+        let most = 2 * LONGEST_RECORD;
+        let length = self.file.metadata()?.len();
+        let bytes = self.at(length.saturating_sub(most as u64), most)?;
+        Ok(records(&bytes).last().map(|r| r.0))
+    }
+}
+
+/// The files, newest first. A file that is renamed meanwhile may be met twice, and is then listed once; none is missed,
+/// because rotation only moves files to where we have not looked yet. A rotation that a dying shim left unfinished has a
+/// gap in the names.
+fn files(dir: &Path) -> std::io::Result<Vec<LogFile>> {
+    let names = std::fs::read_dir(dir)?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let highest = names.max().unwrap_or(0);
+    let mut found: Vec<LogFile> = Vec::new();
+    for n in 0_u32.. {
+        let name = if n == 0 { "current".to_owned() } else { n.to_string() };
+        match LogFile::open(&dir.join(name))? {
+            Some(file) if found.iter().all(|f| f.inode != file.inode) => found.push(file),
+            None if n > highest => break,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// A place in the log.
 struct Cursor {
     dir: PathBuf,
-    reader: Option<(u64, BufReader<File>)>,
-    half: Vec<u8>,
+    file: Option<LogFile>,
+    position: u64,
+    /// Number of the last record that was read.
+    last: u64,
+    since: Option<Timestamp>,
 }
 
 impl Cursor {
-    fn open(path: &Path) -> Option<(u64, BufReader<File>)> {
-        let file = File::open(path).ok()?;
-        Some((file.metadata().ok()?.ino(), BufReader::new(file)))
+    /// Before the lines asked for; and the number of the newest record.
+    fn new(dir: &Path, query: &LogQuery) -> std::io::Result<(Self, u64)> {
+        let mut newest = 0;
+        let all = files(dir)?;
+        for file in &all {
+            if let Some(n) = file.last_number()? {
+                newest = n;
+                break;
+            }
+        }
+        let last = query.tail.map_or(0, |t| newest.saturating_sub(t));
+        let mut begin = None;
+        for file in all {
+            let first = file.first_number()?;
+            begin = Some(file);
+            if first.is_some_and(|f| f <= last + 1) {
+                break;
+            }
+        }
+        Ok((Cursor { dir: dir.to_owned(), file: begin, position: 0, last, since: query.since }, newest))
     }
 
-    /// The whole lines that are there, from where it is to the end of `current`.
+    /// The next batch of lines; empty: there are no more now.
     fn read(&mut self) -> std::io::Result<Vec<LogLine>> {
         let mut lines = Vec::new();
-        loop {
-            if self.reader.is_none() {
-                self.reader = files(&self.dir).iter().find_map(|p| Self::open(p));
-            }
-            let Some((inode, reader)) = &mut self.reader else { return Ok(lines) };
-            loop {
-                let n = reader.read_until(b'\n', &mut self.half)?;
-                if n == 0 || self.half.last() != Some(&b'\n') {
+        let mut rotated = false;
+        while lines.is_empty() {
+            let Some(file) = self.file.clone() else {
+                self.file = files(&self.dir)?.pop();
+                if self.file.is_none() {
                     break;
                 }
-                lines.extend(serde_json::from_slice::<LogLine>(&self.half));
-                self.half.clear();
-            }
-            // The next file after this one, if it has been rotated.
-            let all: Vec<(u64, PathBuf)> =
-                files(&self.dir).into_iter().filter_map(|p| Some((std::fs::metadata(&p).ok()?.ino(), p))).collect();
-            let at = all.iter().position(|(i, _)| i == inode);
-            let next = match at {
-                Some(n) => all.get(n + 1),
-                None => all.first(), // rotated out of sight
+                continue;
             };
-            let Some((_, path)) = next else { return Ok(lines) };
-            if !self.half.is_empty() {
-                // Written between our read and the rotation: read once more before going on.
-                let position = reader.stream_position()?;
-                if reader.get_ref().metadata()?.len() > position {
-                    reader.seek(SeekFrom::Start(position))?;
-                    continue;
+            let bytes = file.at(self.position, BATCH)?;
+            let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+            if whole > 0 {
+                // Only whole records are taken: half of one may be cut off and written anew.
+                self.position += whole as u64;
+                self.take(&bytes[..whole], &mut lines);
+            } else if bytes.len() == BATCH {
+                self.position += BATCH as u64; // no record is that long: nothing of the shim's
+            } else if rotated {
+                // It had been rotated before we read its end.
+                let next = self.next_file(&file)?;
+                (self.file, self.position, rotated) = (Some(next), 0, false);
+            } else {
+                let current = LogFile::open(&self.dir.join("current"))?;
+                match current {
+                    Some(current) if current.inode != file.inode => rotated = true,
+                    _ => break,
                 }
-                self.half.clear();
-            } else if reader.get_ref().metadata()?.len() > reader.stream_position()? {
+            }
+        }
+        Ok(lines)
+    }
+
+    fn take(&mut self, bytes: &[u8], lines: &mut Vec<LogLine>) {
+        for (n, record) in records(bytes) {
+            if n <= self.last {
                 continue;
             }
-            self.reader = Self::open(path);
+            self.last = n;
+            if let Ok(r) = serde_json::from_slice::<Record<'_>>(record)
+                && self.since.is_none_or(|t| r.timestamp >= t)
+            {
+                let Record { timestamp, stream, line, partial, .. } = r;
+                lines.push(LogLine { timestamp, stream, line: line.into_owned(), partial });
+            }
         }
+    }
+
+    fn next_file(&self, after: &LogFile) -> std::io::Result<LogFile> {
+        let mut all = files(&self.dir)?;
+        let at = all.iter().position(|f| f.inode == after.inode);
+        Ok(match at {
+            Some(0) => after.clone(),
+            Some(n) => all.swap_remove(n - 1),
+            None => all.pop().unwrap_or_else(|| after.clone()), // removed meanwhile: the oldest that is left
+        })
     }
 }
 
-/// The lines asked for, in order; following, until `ended` says that no more will come.
+/// The lines asked for, in order, in batches; following, until `ended` says that no more will come (or its sender is
+/// gone), or the log is removed.
 ///
 /// # Errors
-/// The directory can't be watched.
+/// The directory can't be read or watched.
 pub fn read(
     dir: &Path,
     query: LogQuery,
     mut ended: watch::Receiver<bool>,
 ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + use<>> {
     let what = || format!("read the log in {}", dir.display());
-    let inotify = if query.follow {
-        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).attempt(Code::Internal, what)?;
-        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
-        inotify::add_watch(&watch, dir, events).attempt(Code::Internal, what)?;
-        // SAFETY: the descriptor is owned by what is registered, and closed only with it.
-        Some(unsafe { AsyncFd::register(watch) }.attempt(Code::Internal, what)?)
-    } else {
-        None
-    };
-    let mut cursor = Cursor { dir: dir.to_owned(), reader: None, half: Vec::new() };
-    let mut first = cursor.read().attempt(Code::Internal, what)?;
-    first.retain(|l| query.since.is_none_or(|t| l.timestamp >= t));
-    if let Some(tail) = query.tail {
-        let skip = first.len().saturating_sub(usize::try_from(tail).unwrap_or(usize::MAX));
-        first.drain(..skip);
-    }
-    Ok(async_stream(first, cursor, inotify, async move {
+    // Watched before it is first read: nothing falls between.
+    let inotify = if query.follow { Some(watch_dir(dir).attempt(Code::Internal, what)?) } else { None };
+    let (cursor, newest) = Cursor::new(dir, &query).attempt(Code::Internal, what)?;
+    let ended = Box::pin(async move {
         let _ = ended.wait_for(|e| *e).await;
-    }))
-}
-
-fn async_stream(
-    first: Vec<LogLine>,
-    cursor: Cursor,
-    inotify: Option<AsyncFd<OwnedFd>>,
-    ended: impl Future<Output = ()> + Send + 'static,
-) -> impl Stream<Item = Result<Vec<LogLine>>> {
-    let state = (Some(first), cursor, inotify, Box::pin(ended), false);
-    futures::stream::unfold(state, |(first, mut cursor, inotify, mut ended, mut over)| async move {
-        if let Some(first) = first {
-            return Some((Ok(first), (None, cursor, inotify, ended, over)));
-        }
-        inotify.as_ref()?;
+    });
+    Ok(futures::stream::unfold(Some((cursor, inotify, ended, false)), move |state| async move {
+        let (mut cursor, inotify, mut ended, mut over) = state?;
         loop {
-            // Read before waiting: what came between the last read and the watch is not missed.
             match cursor.read() {
-                Ok(lines) if lines.is_empty() && over => return None,
-                Ok(lines) if lines.is_empty() => {}
-                Ok(lines) => return Some((Ok(lines), (None, cursor, inotify, ended, over))),
-                Err(e) => {
-                    let failed = Err(e).attempt(Code::Internal, || "follow the log".into());
-                    return Some((failed, (None, cursor, None, ended, over)));
+                Err(e) => return Some((Err(e).attempt(Code::Internal, || "read the log".into()), None)),
+                Ok(lines) if !lines.is_empty() => {
+                    let more = inotify.is_some() || cursor.last < newest;
+                    return Some((Ok(lines), more.then_some((cursor, inotify, ended, over))));
                 }
+                Ok(_) if over || !cursor.dir.exists() => return None,
+                Ok(_) => {}
             }
             let watched = inotify.as_ref()?;
             tokio::select! {
@@ -172,5 +251,16 @@ fn async_stream(
                 () = &mut ended, if !over => over = true,
             }
         }
-    })
+    }))
 }
+
+fn watch_dir(dir: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
+    inotify::add_watch(&watch, dir, events | WatchFlags::ONLYDIR)?;
+    // SAFETY: an `OwnedFd` stays open, and the same, for as long as the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register(watch) }?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,8 +15,6 @@ use crate::channel::{Exec, Identity, Launch, Probe};
 use crate::host::command::EngineCommand;
 use crate::model::{Attempt, Code, Error, Result};
 
-/// Bytes of each stream of an exec that are kept.
-const KEPT: usize = 16 << 20;
 /// For what a live shim and init answer at once.
 const SOON: Duration = Duration::from_secs(10);
 /// Idle connections kept.
@@ -43,7 +41,7 @@ impl Connection {
             match control::take(&mut self.buffer) {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => {}
-                Err(()) => return Err(std::io::Error::other("the shim sent an impossible length")),
+                Err(_) => return Err(std::io::Error::other("the shim sent an impossible length")),
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
@@ -125,6 +123,75 @@ impl ShimClient {
     }
 }
 
+impl ShimClient {
+    async fn run(&self, exec: &Exec, stdin: Vec<u8>, timeout: Option<Duration>) -> Result<ExecOutput> {
+        let what = "run the command";
+        let mut exec = exec.clone();
+        exec.stdin = !stdin.is_empty();
+        let wants_input = exec.stdin;
+        let mut c = self.ask(what, &Ask::Exec { exec, timeout_ms: timeout.map(millis) }).await?;
+        let mut output = ExecOutput::default();
+        let (payload, feeding) = {
+            let (mut reader, mut writer) = c.stream.split();
+            let feed = async {
+                if wants_input {
+                    for part in stdin.chunks(64 * 1024) {
+                        writer.write_all(&control::encode(kind::STDIN, part)).await?;
+                    }
+                    writer.write_all(&control::encode(kind::STDIN_END, &[])).await?;
+                }
+                Ok::<_, std::io::Error>(())
+            };
+            let buffer = &mut c.buffer;
+            let read = async {
+                loop {
+                    match control::take(buffer) {
+                        Ok(Some((kind::JSON, payload))) => return Ok(payload),
+                        Ok(Some((k, data))) => {
+                            let stream = if k == kind::STDOUT { &mut output.stdout } else { &mut output.stderr };
+                            let room = control::KEPT_OUTPUT.saturating_sub(stream.len());
+                            output.truncated |= data.len() > room;
+                            stream.extend_from_slice(&data[..data.len().min(room)]);
+                        }
+                        Ok(None) => {
+                            if reader.read_buf(buffer).await? == 0 {
+                                return Err(std::io::ErrorKind::UnexpectedEof.into());
+                            }
+                        }
+                        Err(_) => return Err(std::io::Error::other("an impossible length")),
+                    }
+                }
+            };
+            tokio::pin!(feed, read);
+            // The answer may come before all input is taken: a program need not read it.
+            let mut feeding = true;
+            loop {
+                tokio::select! {
+                    // A shim that takes no more has perhaps answered already.
+                    fed = &mut feed, if feeding => match fed {
+                        Ok(()) => feeding = false,
+                        Err(_) => break ((&mut read).await, true),
+                    },
+                    payload = &mut read => break (payload, feeding),
+                }
+            }
+        };
+        let payload = payload.map_err(|e| Self::lost(what, e))?;
+        match parse(what, &payload)? {
+            Answer::Exited { code, signal, timed_out, truncated } => {
+                output.truncated |= truncated;
+                output.exit_code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
+                output.timed_out = timed_out;
+                if !feeding {
+                    self.keep(c);
+                }
+                Ok(output)
+            }
+            other => Err(unexpected(what, &other)),
+        }
+    }
+}
+
 fn is_closed(stream: &UnixStream) -> bool {
     use std::os::fd::AsFd;
     let mut fds = [nix::poll::PollFd::new(stream.as_fd(), nix::poll::PollFlags::POLLIN)];
@@ -172,63 +239,13 @@ impl Shim for ShimClient {
     }
 
     async fn exec(&self, exec: &Exec, stdin: Vec<u8>, timeout: Option<Duration>) -> Result<ExecOutput> {
-        let what = "run the command";
-        let mut exec = exec.clone();
-        exec.stdin = !stdin.is_empty();
-        let wants_input = exec.stdin;
-        let mut c = self.ask(what, &Ask::Exec { exec, timeout_ms: timeout.map(millis) }).await?;
-        let mut output = ExecOutput::default();
-        let (payload, feeding) = {
-            let (mut reader, mut writer) = c.stream.split();
-            let feed = async {
-                if wants_input {
-                    for part in stdin.chunks(64 * 1024) {
-                        writer.write_all(&control::encode(kind::STDIN, part)).await?;
-                    }
-                    writer.write_all(&control::encode(kind::STDIN_END, &[])).await?;
-                }
-                Ok::<_, std::io::Error>(())
-            };
-            let buffer = &mut c.buffer;
-            let read = async {
-                loop {
-                    match control::take(buffer) {
-                        Ok(Some((kind::JSON, payload))) => return Ok(payload),
-                        Ok(Some((k, data))) => {
-                            let stream = if k == kind::STDOUT { &mut output.stdout } else { &mut output.stderr };
-                            let room = KEPT - stream.len();
-                            output.truncated |= data.len() > room;
-                            stream.extend_from_slice(&data[..data.len().min(room)]);
-                        }
-                        Ok(None) => {
-                            if reader.read_buf(buffer).await? == 0 {
-                                return Err(std::io::ErrorKind::UnexpectedEof.into());
-                            }
-                        }
-                        Err(()) => return Err(std::io::Error::other("an impossible length")),
-                    }
-                }
-            };
-            tokio::pin!(feed, read);
-            // The answer may come before all input is taken: a program need not read it.
-            let mut feeding = true;
-            loop {
-                tokio::select! {
-                    fed = &mut feed, if feeding => { feeding = false; fed.map_err(|e| Self::lost(what, e))?; }
-                    payload = &mut read => break (payload.map_err(|e| Self::lost(what, e))?, feeding),
-                }
-            }
-        };
-        match parse(what, &payload)? {
-            Answer::Exited { code, signal, timed_out } => {
-                output.exit_code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
-                output.timed_out = timed_out;
-                if !feeding {
-                    self.keep(c);
-                }
-                Ok(output)
-            }
-            other => Err(unexpected(what, &other)),
+        let work = self.run(exec, stdin, timeout);
+        match timeout {
+            None => work.await,
+            // The shim answers by itself soon after the time is over; this is for a shim that does not.
+            Some(limit) => tokio::time::timeout(limit + 3 * SOON, work)
+                .await
+                .map_err(|_| Error::new(Code::Timeout, "run the command: the pod's shim does not answer"))?,
         }
     }
 

@@ -110,13 +110,13 @@ impl Shims for RealShims {
                 plan.log_files.to_string().into(),
             ],
         );
-        command::run(&command, &[])
-            .await
-            .attempt(Code::Runtime, || format!("start the shim of {}", plan.dir.display()))?;
-        match self.connect(plan).await? {
-            Some(shim) => Ok(shim),
-            None => Err(Error::new(Code::Runtime, format!("the shim of {} does not answer", plan.dir.display()))),
+        let started = command::run(&command, &[]).await;
+        // Whoever started it: the shim that answers is the one that serves this sandbox.
+        if let Some(shim) = self.connect(plan).await? {
+            return Ok(shim);
         }
+        started.attempt(Code::Runtime, || format!("start the shim of {}", plan.dir.display()))?;
+        Err(Error::new(Code::Runtime, format!("the shim of {} does not answer", plan.dir.display())))
     }
 
     async fn connect(&self, plan: &ShimPlan) -> Result<Option<Arc<dyn Shim>>> {

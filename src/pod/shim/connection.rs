@@ -6,13 +6,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::channel::control::{self, Answer};
 
-/// Bytes waiting to be taken by a client before output for it is dropped.
-const LIMIT: usize = 32 << 20;
+/// Bytes waiting to be taken by a client before nothing more is read from init.
+const FULL: usize = 1 << 20;
+/// A client that takes nothing for that long, while the pod waits for it, gets no more output.
+pub(super) const STALL: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
     stream: UnixStream,
@@ -20,6 +23,9 @@ pub(super) struct Connection {
     outbox: VecDeque<Vec<u8>>,
     outbox_bytes: usize,
     written: usize,
+    /// When it last took something.
+    moved: Instant,
+    stalled: bool,
     closed: bool,
 }
 
@@ -46,8 +52,16 @@ impl Connection {
             let (stream, _) = listener.accept().ok()?;
             let ours = getsockopt(&stream, PeerCredentials).is_ok_and(|c| c.uid() == nix::unistd::geteuid().as_raw());
             if ours && stream.set_nonblocking(true).is_ok() {
-                let (inbox, outbox) = (Vec::new(), VecDeque::new());
-                return Some(Connection { stream, inbox, outbox, outbox_bytes: 0, written: 0, closed: false });
+                return Some(Connection {
+                    stream,
+                    inbox: Vec::new(),
+                    outbox: VecDeque::new(),
+                    outbox_bytes: 0,
+                    written: 0,
+                    moved: Instant::now(),
+                    stalled: false,
+                    closed: false,
+                });
             }
         }
     }
@@ -92,7 +106,7 @@ impl Connection {
             match control::take(&mut self.inbox) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => return messages,
-                Err(()) => {
+                Err(_) => {
                     self.closed = true;
                     return messages;
                 }
@@ -104,14 +118,28 @@ impl Connection {
         self.queue(control::encode_json(answer));
     }
 
-    /// Sends output; a client that does not take it loses it.
-    pub(super) fn send(&mut self, kind: u8, data: &[u8]) {
-        if self.outbox_bytes + data.len() <= LIMIT {
+    /// Sends output; false: a client that does not take it loses it.
+    pub(super) fn send(&mut self, kind: u8, data: &[u8]) -> bool {
+        if !self.stalled {
             self.queue(control::encode(kind, data));
         }
+        !self.stalled
+    }
+
+    /// Until when the pod waits for this client to take what there is for it; none: it need not wait.
+    pub(super) fn patience(&self) -> Option<Instant> {
+        (self.outbox_bytes > FULL && !self.stalled).then(|| self.moved + STALL)
+    }
+
+    /// Gives it up, if it took nothing for too long.
+    pub(super) fn lose_patience(&mut self, now: Instant) {
+        self.stalled |= self.patience().is_some_and(|t| t <= now);
     }
 
     fn queue(&mut self, bytes: Vec<u8>) {
+        if self.outbox.is_empty() {
+            self.moved = Instant::now();
+        }
         self.outbox_bytes += bytes.len();
         self.outbox.push_back(bytes);
         self.flush();
@@ -121,11 +149,13 @@ impl Connection {
         while let Some(first) = self.outbox.front() {
             match self.stream.write(&first[self.written..]) {
                 Ok(n) => {
+                    self.moved = Instant::now();
                     self.written += n;
                     if self.written == first.len() {
                         self.outbox_bytes -= first.len();
                         self.outbox.pop_front();
                         self.written = 0;
+                        self.stalled &= !self.outbox.is_empty();
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -1,0 +1,151 @@
+//! What torpord asks.
+
+use std::time::{Duration, Instant};
+
+use super::creating::{Creating, Plan};
+use super::{Running, Shim};
+use crate::channel::control::{self, Answer, Ask, KEPT_OUTPUT, MAX_ASK, ShimStatus, kind};
+use crate::channel::{MAIN, Request};
+use crate::model::Code;
+
+/// Bytes of input in one message to init.
+const INPUT: usize = 64 * 1024;
+
+fn failed(code: Code, message: impl Into<String>) -> Answer {
+    Answer::Failed { code, message: message.into() }
+}
+
+impl Shim {
+    pub(super) fn serve(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        for (kind, payload) in c.read() {
+            self.on_message(id, kind, &payload);
+        }
+    }
+
+    fn on_message(&mut self, id: u64, kind: u8, payload: &[u8]) {
+        let process = || self.programs.iter().find(|(_, p)| p.connection == Some(id)).map(|(n, _)| *n);
+        match kind {
+            kind::STDIN => {
+                let Some(process) = process() else { return }; // it ended before it took all of it
+                for data in payload.chunks(INPUT) {
+                    self.session.say(&Request::Stdin { process, data: data.to_vec() });
+                }
+            }
+            kind::STDIN_END => {
+                if let Some(process) = process() {
+                    self.session.say(&Request::Stdin { process, data: Vec::new() });
+                }
+            }
+            kind::JSON if payload.len() > MAX_ASK => {
+                self.answer(id, &failed(Code::TooLarge, "command, environment and files are too long together"));
+            }
+            kind::JSON => match serde_json::from_slice(payload) {
+                Ok(ask) => self.on_ask(id, ask),
+                Err(e) => self.answer(id, &failed(Code::InvalidRequest, format!("not understood: {e}"))),
+            },
+            _ => {}
+        }
+    }
+
+    fn on_ask(&mut self, id: u64, ask: Ask) {
+        let needs_sandbox = !matches!(ask, Ask::Status | Ask::Create { .. } | Ask::Wait | Ask::Shutdown);
+        if needs_sandbox && self.exit.is_some() {
+            return self.answer(id, &failed(Code::WrongState, "the pod's command has ended"));
+        }
+        if needs_sandbox && self.sandbox.pid().is_none() {
+            return self.answer(id, &failed(Code::WrongState, "there is no sandbox"));
+        }
+        if needs_sandbox {
+            self.session.begin();
+        }
+        match ask {
+            Ask::Status => {
+                let status = ShimStatus {
+                    shim_pid: std::process::id(),
+                    sandbox_pid: self.sandbox.pid().and_then(|p| u32::try_from(p).ok()),
+                    init_ready: self.session.is_open(),
+                    launched: self.launched,
+                    exit: self.exit.clone(),
+                };
+                self.answer(id, &Answer::Status(status));
+            }
+            Ask::Create { program, args, env, timeout_ms, log } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                self.create(id, Plan { program: &program, args: &args, env: &env, timeout, log });
+            }
+            Ask::Launch(_) if self.launched => self.answer(id, &Answer::Done),
+            Ask::Launch(launch) => {
+                self.waiting.launch.push(id);
+                self.session.say(&Request::Launch(launch));
+            }
+            Ask::Exec { exec, timeout_ms } => {
+                let process = self.number();
+                let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+                let (connection, room) = (Some(id), [KEPT_OUTPUT; 2]);
+                self.programs
+                    .insert(process, Running { connection, deadline, timed_out: false, room, truncated: false });
+                self.session.say(&Request::Exec { process, exec });
+            }
+            Ask::Signal { signal } => {
+                self.session.say(&Request::Signal { process: MAIN, signal });
+                self.answer(id, &Answer::Done);
+            }
+            Ask::Probe { probe, timeout_ms } => {
+                let number = self.number();
+                self.waiting.probes.insert(number, id);
+                self.session.say(&Request::Probe { id: number, probe, timeout_ms });
+            }
+            Ask::Quiesce => {
+                self.waiting.quiesce.push(id);
+                self.session.quiesce();
+            }
+            Ask::Resume => {
+                self.session.resume();
+                self.answer(id, &Answer::Done);
+            }
+            Ask::Identify(identity) => {
+                self.waiting.identify.push_back(id);
+                self.session.say(&Request::Identity(identity));
+            }
+            Ask::Wait => match self.exit.clone() {
+                Some(exit) => self.answer(id, &Answer::Ended(exit)),
+                None => self.waiting.end.push(id),
+            },
+            Ask::Shutdown => self.shut_down(id),
+        }
+    }
+
+    /// Numbers of programs and questions: odd, and no other shim's, since they begin at a random one.
+    fn number(&mut self) -> u64 {
+        self.next_number = self.next_number.wrapping_add(2);
+        self.next_number
+    }
+
+    fn create(&mut self, id: u64, plan: Plan<'_>) {
+        let program = plan.program.display().to_string();
+        if self.creating.is_some() || self.sandbox.pid().is_some() || self.exit.is_some() {
+            return self.answer(id, &failed(Code::WrongState, "there is, or was, a sandbox already"));
+        }
+        match Creating::start(&self.arguments.dir, id, plan) {
+            Ok(creating) => self.creating = Some(creating),
+            Err(e) => self.answer(id, &failed(Code::Runtime, format!("run {program}: {e}"))),
+        }
+    }
+
+    fn shut_down(&mut self, id: u64) {
+        if self.creating.is_some() || (self.sandbox.pid().is_some() && !self.sandbox.is_gone()) {
+            return self.answer(id, &failed(Code::WrongState, "the sandbox still lives"));
+        }
+        self.sandbox_ended(None);
+        self.log.flush_partial();
+        self.commit();
+        // Gone before it is said to be.
+        let _ = std::fs::remove_file(self.arguments.dir.join("shim.sock"));
+        self.answer(id, &Answer::Done);
+        self.done = true;
+    }
+}
+
+// The client counts on it: what is asked fits a message.
+const _: () = assert!(MAX_ASK < control::MAX_MESSAGE);
