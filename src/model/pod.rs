@@ -81,7 +81,7 @@ impl PodState {
             Waking,
         };
         match self {
-            Creating => matches!(next, Created | Deleting),
+            Creating => matches!(next, Created | Running | Deleting),
             Created | Stopped => matches!(next, Starting | Restoring | Deleting),
             Starting => matches!(next, Running | Stopped | Failed | Created | Stopping | Deleting),
             Running => matches!(next, Suspending | Restoring | Stopping | Stopped | Deleting),
