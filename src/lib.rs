@@ -18,6 +18,8 @@
 #[cfg(feature = "client")]
 pub mod api;
 pub mod channel;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]

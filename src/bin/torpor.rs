@@ -1,2 +1,5 @@
-//! A binary.
-fn main() {}
+//! The command line. See `torpor::cli`.
+
+fn main() -> std::process::ExitCode {
+    torpor::cli::main()
+}

@@ -54,11 +54,16 @@ impl Stop {
     }
 }
 
-/// The worker's main: `unpack-worker MAX_BYTES MAX_INODES`, the tar on stdin, the directory to fill as the working one.
+/// The word by which the worker is told that the tar is what runsc wrote of a pod's root: marks of overlayfs are kept.
+pub const UPPER: &str = "upper";
+
+/// The worker's main: `unpack-worker MAX_BYTES MAX_INODES [upper]`, the tar on stdin, the directory to fill as the working
+/// one.
 pub fn worker_main(mut args: impl Iterator<Item = String>) -> ExitCode {
     let mut number = || args.next().and_then(|a| a.parse::<u64>().ok());
     let (Some(bytes), Some(inodes)) = (number(), number()) else { return ExitCode::from(2) };
-    let unpacked = confine().and_then(|()| entry::unpack(std::io::stdin().lock(), bytes, inodes));
+    let upper = args.next().is_some_and(|a| a == UPPER);
+    let unpacked = confine().and_then(|()| entry::unpack(std::io::stdin().lock(), bytes, inodes, upper));
     let mut done = match unpacked {
         Ok(done) => done,
         Err(stop) => {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::pod::{Pod, Turn};
 use super::{Core, teardown};
 use crate::host::shim::ExitRecord;
-use crate::model::{ExitReason, PodRecord, PodState, Result};
+use crate::model::{Code, Error, ExitReason, PodRecord, PodState, Result};
 
 impl Core {
     /// Waits for the end of the pod's newest sandbox, in the background.
@@ -66,7 +66,11 @@ impl Core {
         reason: Option<ExitReason>,
     ) -> Result<PodRecord> {
         let record = turn.record();
-        let saved = self.save_root(turn, &record).await;
+        let saved = if exit.sandbox_died || exit.shim_lost {
+            Err(Error::new(Code::Runtime, "its sandbox is gone, and with it what was written since the last stop"))
+        } else {
+            self.save_root(turn, &record).await
+        };
         let reason = reason.unwrap_or_else(|| self.explain(&record, exit));
         let code = exit_code(exit, reason);
         let at = exit.at.unwrap_or_else(Timestamp::now);

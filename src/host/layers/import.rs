@@ -135,7 +135,8 @@ impl Layers {
             let mut spool = spool;
             spool.seek(SeekFrom::Start(0)).attempt(Code::Internal, || "read a layer".into())?;
             let reader = archive::decompress(Box::new(spool))?;
-            this.add(reader, Some(&digest), &Progress::default(), &AtomicBool::new(false))
+            // It may be what a pod's root held: marks of overlayfs are kept.
+            this.unpack(reader, Some(&digest), true, &Progress::default(), &AtomicBool::new(false))
         })
         .await
     }
@@ -152,7 +153,7 @@ impl Layers {
                 return Ok(None);
             }
             let reader: Decompressed = Box::new(BufReader::new(open()?));
-            this.add(reader, None, &Progress::default(), &AtomicBool::new(false)).map(Some)
+            this.unpack(reader, None, true, &Progress::default(), &AtomicBool::new(false)).map(Some)
         })
         .await
     }
@@ -175,11 +176,23 @@ impl Layers {
         .await
     }
 
-    /// Unpacks one tar as a layer.
+    /// Unpacks a stranger's tar as a layer.
     fn add(
+        &self,
+        tar: Decompressed,
+        expected: Option<&Digest>,
+        progress: &Progress,
+        cancelled: &AtomicBool,
+    ) -> Result<LayerInfo> {
+        self.unpack(tar, expected, false, progress, cancelled)
+    }
+
+    /// `upper`: the tar is what runsc wrote of a pod's root.
+    fn unpack(
         &self,
         mut tar: Decompressed,
         expected: Option<&Digest>,
+        upper: bool,
         progress: &Progress,
         cancelled: &AtomicBool,
     ) -> Result<LayerInfo> {
@@ -189,7 +202,7 @@ impl Layers {
         files::create_dir(&root, 0o755)?;
         let blob = File::create(&blob_path).map_err(|e| write_failed(e, "keep a layer's bytes"))?;
         let mut blob = zstd::Encoder::new(blob, 1).attempt(Code::Internal, || "compress a layer".into())?;
-        let mut worker = Worker::start(&self.worker, &root, &self.limits)?;
+        let mut worker = Worker::start(&self.worker, &root, &self.limits, upper)?;
         let mut hasher = Sha256::new();
         let mut bytes = vec![0_u8; 256 * 1024];
         // A tar larger than what may come out of it is a bomb, whatever is in it.
@@ -262,9 +275,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(program: &Path, root: &Path, limits: &super::Limits) -> Result<Self> {
+    fn start(program: &Path, root: &Path, limits: &super::Limits, upper: bool) -> Result<Self> {
         let child = Command::new(program)
             .args([unpack::WORKER, &limits.layer_bytes.to_string(), &limits.layer_inodes.to_string()])
+            .args(upper.then_some(unpack::UPPER))
             .env_clear()
             .current_dir(root)
             .stdin(Stdio::piped())

@@ -33,15 +33,22 @@ struct Unpacker {
     done: Unpacked,
     bytes_left: u64,
     inodes_left: u64,
+    /// The tar is runsc's: it marks opaque directories as overlayfs does.
+    upper: bool,
     /// Times of directories: set last, since what is put into them changes them.
     times: BTreeMap<PathBuf, i64>,
 }
 
 /// Unpacks a tar into the present root.
-pub(super) fn unpack(tar: impl Read, max_bytes: u64, max_inodes: u64) -> Result<Unpacked, Stop> {
+pub(super) fn unpack(tar: impl Read, max_bytes: u64, max_inodes: u64, upper: bool) -> Result<Unpacked, Stop> {
     let mut archive = tar::Archive::new(tar);
-    let mut unpacker =
-        Unpacker { done: Unpacked::default(), bytes_left: max_bytes, inodes_left: max_inodes, times: BTreeMap::new() };
+    let mut unpacker = Unpacker {
+        done: Unpacked::default(),
+        bytes_left: max_bytes,
+        inodes_left: max_inodes,
+        upper,
+        times: BTreeMap::new(),
+    };
     let damaged = |e: io::Error| Stop::Bad(format!("the tar is damaged: {e}"));
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -270,7 +277,11 @@ impl Unpacker {
         if kind != EntryType::Symlink {
             // After the owner: changing that takes set-user-id bits away.
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at)?;
-            for (name, value) in xattrs(entry, relative)? {
+            let (found, opaque) = xattrs(entry, relative, self.upper)?;
+            if opaque && kind == EntryType::Directory {
+                self.done.opaque.push(relative.as_os_str().as_bytes().to_vec());
+            }
+            for (name, value) in found {
                 rustix::fs::lsetxattr(path, &name, &value, rustix::fs::XattrFlags::empty())
                     .map_err(|e| Stop::Io(format!("{}: attribute {name}", show(relative)), e.into()))?;
             }
@@ -287,15 +298,20 @@ fn make_whiteout(path: &Path) -> io::Result<()> {
     Ok(mknod(path, SFlag::S_IFCHR, Mode::empty(), 0)?)
 }
 
-/// The extended attributes that an entry may have.
-fn xattrs<R: Read>(entry: &mut Entry<'_, R>, relative: &Path) -> Result<Vec<(String, Vec<u8>)>, Stop> {
+type Xattrs = Vec<(String, Vec<u8>)>;
+
+/// The extended attributes that an entry may have, and whether it is marked opaque.
+fn xattrs<R: Read>(entry: &mut Entry<'_, R>, relative: &Path, upper: bool) -> Result<(Xattrs, bool), Stop> {
     let damaged = |e: io::Error| Stop::Bad(format!("{}: {e}", show(relative)));
     let mut found = Vec::new();
+    let mut opaque = false;
     for extension in entry.pax_extensions().map_err(damaged)?.into_iter().flatten() {
         let extension = extension.map_err(damaged)?;
         let Some(name) = extension.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr.")) else { continue };
         if name.starts_with("user.") || name == "security.capability" {
             found.push((name.to_owned(), extension.value_bytes().to_vec()));
+        } else if upper && name.starts_with("trusted.overlay.") {
+            opaque |= name == "trusted.overlay.opaque" && extension.value_bytes() == b"y";
         } else if name.starts_with("trusted.") {
             // These steer overlayfs itself.
             return Err(Stop::Bad(format!("{}: attribute {name:?} is not allowed in a layer", show(relative))));
@@ -304,5 +320,5 @@ fn xattrs<R: Read>(entry: &mut Entry<'_, R>, relative: &Path) -> Result<Vec<(Str
             return Err(Stop::Bad(format!("{}: too many attributes", show(relative))));
         }
     }
-    Ok(found)
+    Ok((found, opaque))
 }

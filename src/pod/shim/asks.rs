@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::creating::{Creating, Plan};
-use super::{Running, Shim};
+use super::{HOLD, Running, Shim};
 use crate::channel::control::{self, Answer, Ask, KEPT_OUTPUT, MAX_ASK, ShimStatus, kind};
 use crate::channel::{MAIN, Request};
 use crate::model::Code;
@@ -109,7 +109,12 @@ impl Shim {
                 self.session.say(&Request::Identity(identity));
             }
             Ask::Wait => match self.exit.clone() {
-                Some(exit) => self.answer(id, &Answer::Ended(exit)),
+                Some(exit) => {
+                    if self.hold_until.is_some() {
+                        self.hold_until = Some(Instant::now() + HOLD);
+                    }
+                    self.answer(id, &Answer::Ended(exit));
+                }
                 None => self.waiting.end.push(id),
             },
             Ask::Shutdown => self.shut_down(id),

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::{HOLD, Shim, sandbox};
+use super::{HOLD, HOLD_UNWATCHED, Shim, sandbox};
 use crate::channel::control::{Answer, ExitRecord, kind};
-use crate::channel::{Event, MAIN, Request, StartFailure, Stream};
+use crate::channel::{Event, MAIN, StartFailure, Stream};
 use crate::model::Code;
 
 /// Turns of reading what a sandbox that has ended left in the FIFO; it holds far less.
@@ -71,14 +71,12 @@ impl Shim {
         if let Err(e) = sandbox::write_exit(&self.arguments.dir, &exit) {
             self.console.say(&format!("record the exit: {e}"));
         }
+        let watched = !self.waiting.end.is_empty();
         for id in std::mem::take(&mut self.waiting.end) {
             self.answer(id, &Answer::Ended(exit.clone()));
-            self.hold_until = Some(Instant::now() + HOLD);
         }
         self.exit = Some(exit);
-        if self.hold_until.is_none() {
-            self.session.say(&Request::Finish);
-        }
+        self.hold_until = Some(Instant::now() + if watched { HOLD } else { HOLD_UNWATCHED });
     }
 
     fn fail_all(&mut self, why: &str) {

@@ -38,6 +38,8 @@ use session::Session;
 
 /// How long the pod is held after its command has ended, for torpord to save its root.
 const HOLD: Duration = Duration::from_secs(60);
+/// The same when nobody waits for the end: torpord may be about to ask, or may be away.
+const HOLD_UNWATCHED: Duration = Duration::from_secs(5);
 /// How long init's word is waited for after a program was killed because its time was over.
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// Connections at once; more wait to be accepted.

@@ -1,0 +1,268 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// gVisor sandboxes that sleep in object storage and wake in milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "torpor", version, propagate_version = true)]
+pub struct Arguments {
+    /// The torpord to talk to
+    #[arg(
+        long,
+        global = true,
+        env = "TORPOR_HOST",
+        default_value = "unix:///run/torpor/torpor.sock",
+        value_name = "unix://PATH"
+    )]
+    pub(super) host: String,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a pod and run a command in it
+    Run(Run),
+    /// Make a pod without starting it
+    Create(Run),
+    /// List pods
+    Ps {
+        /// All of them, not only those that run or sleep
+        #[arg(short, long)]
+        all: bool,
+        /// Only ids
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show all about pods
+    Inspect {
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Run a command in a pod
+    Exec(Exec),
+    /// Show a pod's output
+    Logs {
+        /// Go on with what is still to come
+        #[arg(short, long)]
+        follow: bool,
+        /// Only that many of the last lines
+        #[arg(short = 'n', long)]
+        tail: Option<u64>,
+        /// Only lines since then (RFC 3339, or such as 10m)
+        #[arg(long)]
+        since: Option<String>,
+        /// Show when each line came
+        #[arg(short, long)]
+        timestamps: bool,
+        pod: String,
+    },
+    /// Start pods that were made or stopped
+    Start {
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Stop pods
+    Stop {
+        /// Seconds until they are killed
+        #[arg(short, long)]
+        time: Option<u64>,
+        /// Signal to send first
+        #[arg(short, long)]
+        signal: Option<String>,
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Send a signal to pods' commands
+    Kill {
+        /// Signal to send
+        #[arg(short, long, default_value = "KILL")]
+        signal: String,
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Remove pods
+    Rm {
+        /// Also those that run
+        #[arg(short, long)]
+        force: bool,
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Put pods to sleep in the object store
+    Sleep {
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Wake pods that sleep
+    Wake {
+        /// Start their command anew instead of going on where it was
+        #[arg(long)]
+        cold: bool,
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Put a pod back to a snapshot of it
+    Restore { pod: String, snapshot: String },
+    /// Wait for the end of pods' commands and print their exit codes
+    Wait {
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Snapshots
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Images
+    #[command(subcommand)]
+    Image(Image),
+    /// Look for what may be wrong with the host
+    Doctor,
+    /// Show versions
+    Version,
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write man pages into a directory
+    Man { directory: PathBuf },
+}
+
+impl Command {
+    /// Whether its exit code is a program's in a pod, so that its own failures need codes of their own.
+    pub(super) fn passes_codes(&self) -> bool {
+        matches!(self, Command::Run(_) | Command::Exec(_))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Don't wait: print the pod's id
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// The pod's name
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Forward a port: HOST:POD, or POD for any free host port
+    #[arg(short, long = "publish", value_name = "[HOST:]POD")]
+    pub(super) publish: Vec<String>,
+    /// A volume's name or a directory of the host, seen in the pod
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
+    pub(super) volume: Vec<String>,
+    /// A variable; without a value that of the caller
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// Variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long)]
+    pub(super) workdir: Option<String>,
+    /// user[:group]
+    #[arg(short, long)]
+    pub(super) user: Option<String>,
+    /// Memory, such as 512m
+    #[arg(short, long)]
+    pub(super) memory: Option<String>,
+    /// Processors, such as 0.5
+    #[arg(long)]
+    pub(super) cpus: Option<f64>,
+    /// Processes and threads
+    #[arg(long)]
+    pub(super) pids_limit: Option<u32>,
+    /// Size of the writable layer, such as 8g
+    #[arg(long)]
+    pub(super) disk: Option<String>,
+    /// Named limits, such as dev.small
+    #[arg(long)]
+    pub(super) tier: Option<String>,
+    /// Host name
+    #[arg(long)]
+    pub(super) hostname: Option<String>,
+    /// A label
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(super) label: Vec<String>,
+    /// Remove the pod when its command has ended
+    #[arg(long)]
+    pub(super) rm: bool,
+    /// Ready when GET answers: PORT[/PATH]
+    #[arg(long, value_name = "PORT[/PATH]")]
+    pub(super) ready_http: Option<String>,
+    /// Ready when the port accepts a connection
+    #[arg(long, value_name = "PORT", conflicts_with = "ready_http")]
+    pub(super) ready_tcp: Option<u16>,
+    /// Seconds to wait until it is ready
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) ready_timeout: Option<u64>,
+    pub(super) image: String,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Exec {
+    /// A variable; without a value that of the caller
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// Working directory
+    #[arg(short, long)]
+    pub(super) workdir: Option<String>,
+    /// user[:group]
+    #[arg(short, long)]
+    pub(super) user: Option<String>,
+    /// Give it what is on standard input
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Seconds until it is killed
+    #[arg(long)]
+    pub(super) timeout: Option<u64>,
+    pub(super) pod: String,
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Snapshot {
+    /// Take a snapshot of a running pod, which goes on
+    Create { pod: String },
+    /// List snapshots
+    Ls,
+    /// Show a snapshot
+    Inspect { snapshot: String },
+    /// Make a new pod of a snapshot
+    Restore {
+        /// Its name
+        #[arg(long)]
+        name: Option<String>,
+        snapshot: String,
+    },
+    /// Remove snapshots
+    Rm {
+        #[arg(required = true)]
+        snapshots: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Image {
+    /// Import a rootfs tar, an OCI layout, what `docker save` wrote, or a directory
+    Import {
+        /// Name of an image whose layers go below
+        #[arg(long)]
+        base: Option<String>,
+        name: String,
+        /// A file, a directory of torpord's host, or - for standard input
+        source: String,
+    },
+    /// List images
+    Ls,
+    /// Show an image
+    Inspect { image: String },
+    /// Remove images
+    Rm {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}

@@ -1,0 +1,317 @@
+//! Every command but `run` and `exec`.
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::args::{Arguments, Command, Image, Snapshot};
+use super::output::{self, Bar, Failure};
+use super::run;
+use crate::api::client::Client;
+use crate::api::types::{self, StopPod, WakePod};
+
+type Done = Result<u8, Failure>;
+
+/// Does what was typed.
+pub(super) async fn run(arguments: Arguments) -> Done {
+    let json = arguments.json;
+    let client = || Client::new(&arguments.host).map_err(Failure::from);
+    match arguments.command {
+        Command::Run(args) => run::run(&client()?, &args, json).await,
+        Command::Create(args) => run::create(&client()?, &args, json).await,
+        Command::Exec(args) => run::exec(&client()?, &args, json).await,
+        Command::Ps { all, quiet } => ps(&client()?, all, quiet, json).await,
+        Command::Inspect { pods } => inspect(&client()?, &pods).await,
+        Command::Logs { follow, tail, since, timestamps, pod } => {
+            logs(&client()?, &pod, follow, tail, since.as_deref(), timestamps, json).await
+        }
+        Command::Start { pods } => {
+            let c = client()?;
+            each(&pods, json, async |p| c.start(p).await.map(Some)).await
+        }
+        Command::Stop { time, signal, pods } => {
+            let (c, how) = (client()?, StopPod { signal, grace_seconds: time });
+            each(&pods, json, async |p| c.stop(p, &how).await.map(Some)).await
+        }
+        Command::Kill { signal, pods } => {
+            let c = client()?;
+            each(&pods, json, async |p| c.kill(p, &signal).await.map(|()| None)).await
+        }
+        Command::Rm { force, pods } => {
+            let c = client()?;
+            each(&pods, json, async |p| c.remove(p, force).await.map(|()| None)).await
+        }
+        Command::Sleep { pods } => {
+            let c = client()?;
+            each(&pods, json, async |p| with_bar(|bar| c.sleep(p, bar)).await.map(Some)).await
+        }
+        Command::Wake { cold, pods } => {
+            let (c, how) = (client()?, WakePod { cold });
+            each(&pods, json, async |p| with_bar(|bar| c.wake(p, &how, bar)).await.map(Some)).await
+        }
+        Command::Restore { pod, snapshot } => {
+            let c = client()?;
+            each(&[pod], json, async |p| with_bar(|bar| c.restore(p, &snapshot, bar)).await.map(Some)).await
+        }
+        Command::Wait { pods } => wait(&client()?, &pods, json).await,
+        Command::Snapshot(command) => snapshot(&client()?, command, json).await,
+        Command::Image(command) => image(&client()?, command, json).await,
+        Command::Doctor => doctor(&client()?, json).await,
+        Command::Version => version(&client()?, json).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut super::command(), "torpor", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Man { directory } => {
+            std::fs::create_dir_all(&directory)?;
+            clap_mangen::generate_to(super::command(), &directory)?;
+            Ok(0)
+        }
+    }
+}
+
+/// The same for each pod. All are tried; the first failure's code counts.
+async fn each(
+    pods: &[String],
+    json: bool,
+    work: impl AsyncFn(&str) -> crate::api::client::Result<Option<types::Pod>>,
+) -> Done {
+    let mut code = 0;
+    for pod in pods {
+        match work(pod).await {
+            Ok(Some(shown)) if json => output::json(&shown),
+            Ok(_) if json => {}
+            Ok(_) => println!("{pod}"),
+            Err(e) => {
+                let failed = output::fail(&Failure::from(e), false);
+                code = if code == 0 { failed } else { code };
+            }
+        }
+    }
+    Ok(code)
+}
+
+type Show<'a> = &'a mut (dyn FnMut(types::ProgressInfo) + Send);
+
+async fn with_bar<T, F: Future<Output = T>>(work: impl FnOnce(Show<'static>) -> F) -> T {
+    // The call borrows the closure for as long as it runs; a leaked one is a few bytes of a program that ends soon.
+    let bar = std::sync::Arc::new(std::sync::Mutex::new(Bar::new()));
+    let shown = std::sync::Arc::clone(&bar);
+    let show: Show<'static> = Box::leak(Box::new(move |p: types::ProgressInfo| {
+        if let Ok(mut b) = shown.lock() {
+            b.show(&p);
+        }
+    }));
+    let done = work(show).await;
+    if let Ok(mut b) = bar.lock() {
+        *b = Bar::none();
+    }
+    done
+}
+
+async fn ps(client: &Client, all: bool, quiet: bool, json: bool) -> Done {
+    let mut pods = client.pods().await?;
+    pods.retain(|p| all || !matches!(p.state.as_str(), "stopped" | "created" | "failed"));
+    if json {
+        output::json(&pods);
+    } else if quiet {
+        pods.iter().for_each(|p| println!("{}", &p.id[..12.min(p.id.len())]));
+    } else {
+        let rows: Vec<Vec<String>> = pods
+            .iter()
+            .map(|p| {
+                let id = p.id.chars().take(12).collect();
+                let created = p.created_at.split('.').next().unwrap_or("").replace('T', " ");
+                vec![
+                    id,
+                    p.name.clone(),
+                    p.image.clone(),
+                    output::state(p),
+                    p.address.clone(),
+                    output::ports(p),
+                    created,
+                ]
+            })
+            .collect();
+        output::table(&["POD ID", "NAME", "IMAGE", "STATE", "ADDRESS", "PORTS", "CREATED (UTC)"], &rows);
+    }
+    Ok(0)
+}
+
+async fn inspect(client: &Client, pods: &[String]) -> Done {
+    let mut all = Vec::new();
+    for pod in pods {
+        all.push(client.inspect(pod).await?);
+    }
+    output::json(&all);
+    Ok(0)
+}
+
+/// `10m` or `2h` as a time; anything else is one already.
+fn since(text: &str) -> Result<String, Failure> {
+    if text.contains('T') {
+        return Ok(text.to_owned());
+    }
+    let span: jiff::Span =
+        text.parse().map_err(|_| Failure::Own(format!("{text:?} is no time: such as 10m, or 2026-01-31T12:00:00Z")))?;
+    let then = jiff::Timestamp::now().checked_sub(span).map_err(|e| Failure::Own(e.to_string()))?;
+    Ok(then.to_string())
+}
+
+async fn logs(
+    client: &Client,
+    pod: &str,
+    follow: bool,
+    tail: Option<u64>,
+    from: Option<&str>,
+    timestamps: bool,
+    json: bool,
+) -> Done {
+    let mut query = format!("follow={follow}");
+    if let Some(n) = tail {
+        query.push_str(&format!("&tail={n}"));
+    }
+    if let Some(from) = from {
+        query.push_str(&format!("&since={}", since(from)?.replace('+', "%2B")));
+    }
+    let mut lines = std::pin::pin!(client.logs(pod, &query).await?);
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        let text = if json {
+            serde_json::to_string(&line).unwrap_or_default() + "\n"
+        } else {
+            let end = if line.partial { "" } else { "\n" };
+            if timestamps { format!("{} {}{end}", line.timestamp, line.line) } else { format!("{}{end}", line.line) }
+        };
+        if line.stream == "stderr" && !json {
+            output::write(&mut std::io::stderr(), text.as_bytes());
+        } else {
+            output::write(&mut std::io::stdout(), text.as_bytes());
+        }
+    }
+    Ok(0)
+}
+
+async fn wait(client: &Client, pods: &[String], json: bool) -> Done {
+    for pod in pods {
+        let ended = client.wait(pod).await?;
+        if json { output::json(&ended) } else { println!("{}", ended.exit_code) }
+    }
+    Ok(0)
+}
+
+async fn snapshot(client: &Client, command: Snapshot, json: bool) -> Done {
+    match command {
+        Snapshot::Create { pod } => {
+            let taken = with_bar(|bar| client.snapshot(&pod, bar)).await?;
+            if json { output::json(&taken) } else { println!("{}", taken.id) }
+        }
+        Snapshot::Ls => {
+            let all = client.snapshots().await?;
+            if json {
+                output::json(&all);
+                return Ok(0);
+            }
+            let rows: Vec<Vec<String>> = all
+                .iter()
+                .map(|s| {
+                    let created = s.created_at.split('.').next().unwrap_or("").replace('T', " ");
+                    vec![
+                        s.id.clone(),
+                        s.pod.clone(),
+                        s.image.clone(),
+                        output::bytes(s.size),
+                        output::bytes(s.stored),
+                        created,
+                    ]
+                })
+                .collect();
+            output::table(&["SNAPSHOT ID", "POD", "IMAGE", "SIZE", "STORED", "CREATED (UTC)"], &rows);
+        }
+        Snapshot::Inspect { snapshot } => output::json(&client.inspect_snapshot(&snapshot).await?),
+        Snapshot::Restore { name, snapshot } => {
+            let pod = with_bar(|bar| client.restore_snapshot(&snapshot, name.clone(), bar)).await?;
+            if json { output::json(&pod) } else { println!("{}", pod.id) }
+        }
+        Snapshot::Rm { snapshots } => {
+            return each(&snapshots, json, async |s| client.remove_snapshot(s).await.map(|()| None)).await;
+        }
+    }
+    Ok(0)
+}
+
+async fn image(client: &Client, command: Image, json: bool) -> Done {
+    match command {
+        Image::Import { base, name, source } => {
+            let is_directory = std::path::Path::new(&source).is_dir();
+            let imported = if is_directory {
+                let path = std::fs::canonicalize(&source)?.display().to_string();
+                with_bar(|bar| client.import_directory(&name, base.as_deref(), &path, bar)).await?
+            } else {
+                let file = if source == "-" { std::fs::File::open("/dev/stdin") } else { std::fs::File::open(&source) };
+                let file = file.map_err(|e| Failure::Own(format!("{source}: {e}")))?;
+                let stream = chunks(tokio::fs::File::from_std(file));
+                with_bar(|bar| client.import(&name, base.as_deref(), stream, bar)).await?
+            };
+            if json { output::json(&imported) } else { println!("{} {}", imported.name, imported.id) }
+        }
+        Image::Ls => {
+            let all = client.images().await?;
+            if json {
+                output::json(&all);
+                return Ok(0);
+            }
+            let rows: Vec<Vec<String>> = all
+                .iter()
+                .map(|i| {
+                    let id = i.id.chars().skip("sha256:".len()).take(12).collect();
+                    let created = i.created_at.split('.').next().unwrap_or("").replace('T', " ");
+                    vec![i.name.clone(), id, i.layers.len().to_string(), output::bytes(i.size), created]
+                })
+                .collect();
+            output::table(&["IMAGE", "ID", "LAYERS", "SIZE", "CREATED (UTC)"], &rows);
+        }
+        Image::Inspect { image } => output::json(&client.inspect_image(&image).await?),
+        Image::Rm { images } => {
+            return each(&images, json, async |i| client.remove_image(i).await.map(|()| None)).await;
+        }
+    }
+    Ok(0)
+}
+
+/// A file as a stream of chunks.
+fn chunks(file: tokio::fs::File) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync {
+    use tokio::io::AsyncReadExt;
+    futures::stream::try_unfold(file, |mut file| async move {
+        let mut chunk = bytes::BytesMut::with_capacity(256 * 1024);
+        let n = file.read_buf(&mut chunk).await?;
+        Ok((n > 0).then(|| (chunk.freeze(), file)))
+    })
+    .into_stream()
+}
+
+async fn doctor(client: &Client, json: bool) -> Done {
+    let report = client.doctor().await?;
+    let failed = report.findings.iter().any(|f| f.status == "fail");
+    if json {
+        output::json(&report);
+    } else {
+        for f in &report.findings {
+            println!("{:4}  {:16}  {}", f.status, f.check, f.detail);
+            if let Some(hint) = &f.hint {
+                println!("      hint: {hint}");
+            }
+        }
+    }
+    Ok(u8::from(failed))
+}
+
+async fn version(client: &Client, json: bool) -> Done {
+    let server = client.version().await?;
+    if json {
+        output::json(&server);
+    } else {
+        println!("torpor {}", env!("CARGO_PKG_VERSION"));
+        println!("torpord {} (instance {})", server.version, server.instance);
+        println!("engine {}", server.engine.as_deref().unwrap_or("none"));
+    }
+    Ok(0)
+}

@@ -1,0 +1,164 @@
+//! How things are shown: tables, progress, errors.
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{OWN_FAILURE, UNREACHABLE};
+use crate::api::client::ClientError;
+use crate::api::types::{Pod, ProgressInfo};
+
+/// What a command can fail of.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// torpord's answer, or none.
+    Client(ClientError),
+    /// Our own.
+    Own(String),
+}
+
+impl From<ClientError> for Failure {
+    fn from(e: ClientError) -> Self {
+        Failure::Client(e)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Failure::Own(e.to_string())
+    }
+}
+
+/// Prints a failure; gives its exit code.
+pub(super) fn fail(failure: &Failure, passes_codes: bool) -> u8 {
+    match failure {
+        Failure::Own(text) => eprintln!("error: {text}"),
+        Failure::Client(e) => {
+            eprintln!("error: {e}");
+            if let Some(hint) = e.hint() {
+                eprintln!("hint: {hint}");
+            }
+        }
+    }
+    if passes_codes {
+        return match failure {
+            Failure::Client(e) => match e.code() {
+                Some("command_not_found") => 127,
+                Some("command_not_executable") => 126,
+                _ => OWN_FAILURE,
+            },
+            Failure::Own(_) => OWN_FAILURE,
+        };
+    }
+    if matches!(failure, Failure::Client(ClientError::Unreachable { .. })) { UNREACHABLE } else { 1 }
+}
+
+/// One JSON value.
+pub(super) fn json<T: Serialize>(value: &T) {
+    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Columns with two spaces between them.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = head.iter().map(|h| h.len()).collect();
+    for row in rows {
+        for (w, cell) in widths.iter_mut().zip(row) {
+            *w = (*w).max(cell.chars().count());
+        }
+    }
+    let show = |cells: &mut dyn Iterator<Item = &str>| {
+        let line: Vec<String> = cells.zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        println!("{}", line.join("  ").trim_end());
+    };
+    show(&mut head.iter().copied());
+    for row in rows {
+        show(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// Bytes as people read them.
+pub(super) fn bytes(n: u64) -> String {
+    let mut value = n;
+    let mut rest = 0;
+    let mut unit = 0;
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    while value >= 1024 && unit < UNITS.len() - 1 {
+        rest = value % 1024;
+        value /= 1024;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value} B") } else { format!("{value}.{} {}", rest * 10 / 1024, UNITS[unit]) }
+}
+
+/// Ports as docker shows them.
+pub(super) fn ports(pod: &Pod) -> String {
+    let all: Vec<String> = pod.ports.iter().map(|p| format!("{}->{}/{}", p.host, p.pod, p.protocol)).collect();
+    all.join(", ")
+}
+
+/// A state with how it came to it.
+pub(super) fn state(pod: &Pod) -> String {
+    match (&pod.exit_code, &pod.exit_reason, pod.state.as_str()) {
+        (Some(code), Some(reason), "stopped") if reason == "exited" => format!("stopped ({code})"),
+        (Some(code), Some(reason), "stopped") => format!("stopped ({code}, {reason})"),
+        _ => pod.state.clone(),
+    }
+}
+
+/// A bar with rate and time left on a terminal; nothing elsewhere.
+pub(super) struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    pub(super) fn new() -> Self {
+        Bar(std::io::stderr().is_terminal().then(ProgressBar::no_length))
+    }
+
+    /// No bar.
+    pub(super) fn none() -> Self {
+        Bar(None)
+    }
+
+    pub(super) fn show(&mut self, p: &ProgressInfo) {
+        let Some(bar) = &self.0 else { return };
+        let style = if p.total > 0 {
+            "{msg:10} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+        } else {
+            "{msg:10} {spinner} {bytes} {bytes_per_sec}"
+        };
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        if bar.message() != p.phase {
+            bar.reset();
+            bar.set_message(p.phase.clone());
+        }
+        if p.total > 0 {
+            bar.set_length(p.total);
+        }
+        bar.set_position(p.done);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Writes all to standard output, whatever it is; a reader that has gone is no error.
+pub(super) fn write(out: &mut dyn Write, bytes: &[u8]) {
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!((bytes(5), bytes(1536), bytes(3 << 30)), ("5 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
+    }
+}

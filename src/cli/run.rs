@@ -1,0 +1,269 @@
+//! `run`, `create` and `exec`.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use futures::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::{Exec, Run};
+use super::output::{self, Failure};
+use crate::api::client::Client;
+use crate::api::types::{CreatePod, ExecPod, HttpCheck, PortPair, PortSpec, ReadySpec, Size, VolumeSpec};
+
+fn own(text: impl Into<String>) -> Failure {
+    Failure::Own(text.into())
+}
+
+/// `NAME=VALUE`, or `NAME` for the caller's own value.
+fn variables(given: &[String]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for line in given {
+        match line.split_once('=') {
+            Some((name, value)) => drop(all.insert(name.to_owned(), value.to_owned())),
+            None => {
+                if let Ok(value) = std::env::var(line) {
+                    all.insert(line.clone(), value);
+                }
+            }
+        }
+    }
+    all
+}
+
+fn port(text: &str) -> Result<PortSpec, Failure> {
+    let bad = || own(format!("{text:?} is no port: write HOST:POD or POD"));
+    let text_of_tcp = text.strip_suffix("/tcp").unwrap_or(text);
+    let number = |t: &str| t.parse::<u16>().map_err(|_| bad());
+    match text_of_tcp.split_once(':') {
+        None => Ok(PortSpec::Pod(number(text_of_tcp)?)),
+        Some(("", pod)) => Ok(PortSpec::Pod(number(pod)?)),
+        Some((host, pod)) => {
+            Ok(PortSpec::Full(PortPair { pod: number(pod)?, host: Some(number(host)?), protocol: None }))
+        }
+    }
+}
+
+fn volume(text: &str) -> Result<VolumeSpec, Failure> {
+    let mut parts = text.split(':');
+    let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(own(format!("{text:?} is no volume: write SOURCE:TARGET or SOURCE:TARGET:ro")));
+    };
+    let read_only = match mode {
+        None | Some("rw") => false,
+        Some("ro") => true,
+        Some(other) => return Err(own(format!("{other:?} is no mode of a volume: ro or rw"))),
+    };
+    // As docker: a relative path is one of the caller's.
+    let source = if source.starts_with('.') {
+        std::fs::canonicalize(source).map_err(|e| own(format!("{source}: {e}")))?.display().to_string()
+    } else {
+        source.to_owned()
+    };
+    Ok(VolumeSpec { source, target: target.to_owned(), read_only })
+}
+
+fn ready(run: &Run) -> Result<Option<ReadySpec>, Failure> {
+    let mut spec = ReadySpec { timeout_ms: run.ready_timeout.map(|s| s.saturating_mul(1000)), ..ReadySpec::default() };
+    if let Some(text) = &run.ready_http {
+        let (port, path) =
+            text.split_once('/').map_or((text.as_str(), None), |(p, rest)| (p, Some(format!("/{rest}"))));
+        let port = port.trim_end_matches(':').parse().map_err(|_| own(format!("{text:?} is not PORT[/PATH]")))?;
+        spec.http = Some(HttpCheck { port, path });
+    } else if let Some(port) = run.ready_tcp {
+        spec.tcp = Some(port);
+    } else {
+        return Ok(None);
+    }
+    Ok(Some(spec))
+}
+
+fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
+    let mut env = BTreeMap::new();
+    for path in &run.env_file {
+        let text = std::fs::read_to_string(path).map_err(|e| own(format!("{}: {e}", path.display())))?;
+        let lines: Vec<String> =
+            text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect();
+        env.extend(variables(&lines));
+    }
+    env.extend(variables(&run.env));
+    let labels =
+        run.label.iter().map(|l| l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into())));
+    Ok(CreatePod {
+        name: run.name.clone(),
+        image: run.image.clone(),
+        command: run.command.clone(),
+        env,
+        tier: run.tier.clone(),
+        cpus: run.cpus,
+        memory: run.memory.clone().map(Size::Text),
+        pids: run.pids_limit,
+        disk: run.disk.clone().map(Size::Text),
+        ports: run.publish.iter().map(|p| port(p)).collect::<Result<_, _>>()?,
+        volumes: run.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
+        working_dir: run.workdir.clone(),
+        user: run.user.clone(),
+        hostname: run.hostname.clone(),
+        labels: labels.collect(),
+        ready: ready(run)?,
+        start,
+    })
+}
+
+/// `torpor create`.
+pub(super) async fn create(client: &Client, run: &Run, json: bool) -> Result<u8, Failure> {
+    let pod = client.create_pod(&request(run, false)?).await?;
+    if json {
+        output::json(&pod)
+    } else {
+        println!("{}", pod.id)
+    }
+    Ok(0)
+}
+
+/// `torpor run`: in the foreground it stands for the program, its output, its signals and its exit code.
+pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Failure> {
+    if run.detach {
+        let pod = client.create_pod(&request(run, true)?).await?;
+        if json {
+            output::json(&pod)
+        } else {
+            println!("{}", pod.id)
+        }
+        return Ok(0);
+    }
+    let pod = client.create_pod(&request(run, true)?).await?;
+    let forward = tokio::spawn(pass_signals(client.clone(), pod.id.clone()));
+    let mut lines = std::pin::pin!(client.logs(&pod.id, "follow=true").await?);
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        let mut bytes = line.line.into_bytes();
+        if !line.partial {
+            bytes.push(b'\n');
+        }
+        if line.stream == "stderr" {
+            output::write(&mut std::io::stderr(), &bytes);
+        } else {
+            output::write(&mut std::io::stdout(), &bytes);
+        }
+    }
+    let ended = client.wait(&pod.id).await?;
+    forward.abort();
+    if run.rm {
+        client.remove(&pod.id, true).await?;
+    }
+    if ended.exit_reason == "oom" {
+        eprintln!("torpor: the pod ran out of memory");
+    }
+    Ok(u8::try_from(ended.exit_code).unwrap_or(255))
+}
+
+/// Passes on the signals that a program would get.
+async fn pass_signals(client: Client, pod: String) {
+    let kinds = [
+        (SignalKind::interrupt(), "INT"),
+        (SignalKind::terminate(), "TERM"),
+        (SignalKind::quit(), "QUIT"),
+        (SignalKind::hangup(), "HUP"),
+        (SignalKind::user_defined1(), "USR1"),
+        (SignalKind::user_defined2(), "USR2"),
+    ];
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    for (kind, name) in kinds {
+        let Ok(mut stream) = signal(kind) else { continue };
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                let _ = sender.send(name);
+            }
+        });
+    }
+    while let Some(name) = receiver.recv().await {
+        if let Err(e) = client.kill(&pod, name).await {
+            eprintln!("torpor: pass SIG{name} on: {e}");
+        }
+    }
+}
+
+/// `torpor exec`.
+pub(super) async fn exec(client: &Client, exec: &Exec, json: bool) -> Result<u8, Failure> {
+    let stdin = if exec.interactive {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|e| own(format!("standard input: {e}")))?;
+        Some(text)
+    } else {
+        None
+    };
+    let request = ExecPod {
+        command: exec.command.clone(),
+        env: variables(&exec.env),
+        working_dir: exec.workdir.clone(),
+        user: exec.user.clone(),
+        stdin,
+        timeout_ms: exec.timeout.map(|s| s.saturating_mul(1000)),
+    };
+    let done = client.exec(&exec.pod, &request).await?;
+    if json {
+        output::json(&done);
+    } else {
+        output::write(&mut std::io::stdout(), &decode(&done.stdout, &done.stdout_encoding));
+        output::write(&mut std::io::stderr(), &decode(&done.stderr, &done.stderr_encoding));
+        if done.timed_out {
+            eprintln!("torpor: the command was killed: its time was over");
+        }
+    }
+    Ok(u8::try_from(done.exit_code).unwrap_or(255))
+}
+
+/// Output as it was: base64 where it is not UTF-8.
+fn decode(text: &str, encoding: &str) -> Vec<u8> {
+    if encoding != "base64" {
+        return text.as_bytes().to_vec();
+    }
+    let value = |b: u8| match b {
+        b'A'..=b'Z' => Some(b - b'A'),
+        b'a'..=b'z' => Some(b - b'a' + 26),
+        b'0'..=b'9' => Some(b - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut word, mut bits) = (0_u32, 0);
+    for six in text.bytes().filter_map(value) {
+        word = word << 6 | u32::from(six);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            out.push((word >> bits & 0xff) as u8);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_volumes_as_docker_writes_them() {
+        assert_eq!(port("80").ok(), Some(PortSpec::Pod(80)));
+        assert_eq!(
+            port("8080:80/tcp").ok(),
+            Some(PortSpec::Full(PortPair { pod: 80, host: Some(8080), protocol: None }))
+        );
+        assert!(port("x").is_err() && port("1:2:3").is_err() && port("70000").is_err());
+        assert_eq!(
+            volume("data:/d:ro").ok(),
+            Some(VolumeSpec { source: "data".into(), target: "/d".into(), read_only: true })
+        );
+        assert!(volume("data").is_err() && volume("a:b:c").is_err());
+    }
+
+    #[test]
+    fn base64_comes_back() {
+        assert_eq!(decode("//79", "base64"), [0xff, 0xfe, 0xfd]);
+        assert_eq!(decode("Zg==", "base64"), b"f");
+        assert_eq!(decode("Zg==", "utf-8"), b"Zg==");
+    }
+}
