@@ -3,17 +3,24 @@
 //! All of it is a stranger's. Documents are bounded, digests checked where they are given, nesting limited. Layers are only
 //! handed on as streams: unpacking is the worker's.
 
+mod directory;
 mod image;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
 
+pub use directory::pack_directory;
 pub use image::{Image, ImageLayer};
 
+use crate::host::unpack::member::{Kind, Members, Wrong};
 use crate::model::{Attempt, Code, Error, Result};
+
+/// Files of an OCI layout or `docker save` archive.
+const MOST_FILES: usize = 10_000;
+/// Bytes of a name in one.
+const LONGEST_NAME: usize = 1024;
 
 /// A stream of tar bytes.
 pub type Decompressed = Box<dyn Read + Send>;
@@ -34,7 +41,7 @@ pub(super) struct Index {
 
 impl Index {
     /// One entry as a stream.
-    fn reader(&self, name: &str) -> Result<impl Read + Send + use<>> {
+    fn reader(&self, name: &str) -> Result<std::io::Take<BufReader<File>>> {
         let (offset, size) = *self
             .entries
             .get(name)
@@ -96,70 +103,98 @@ pub fn open(mut spool: File, tmp: &Path, limit: u64) -> Result<Contents> {
         spool.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
         decompress(Box::new(spool.try_clone().attempt(Code::Internal, what)?))
     };
-    let mut is_image = false;
-    let mut archive = tar::Archive::new(again(&mut spool)?);
-    let damaged = |e: std::io::Error| Error::new(Code::BadArchive, "read the archive").because(e);
-    for (n, entry) in archive.entries().map_err(damaged)?.enumerate() {
-        let entry = entry.map_err(damaged)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-        if matches!(name.as_str(), "oci-layout" | "manifest.json") {
-            is_image = true;
-            break;
-        }
-        if !belongs_to_image(&name) || n > 10_000 {
-            break;
-        }
-    }
-    if !is_image {
+    if !looks_like_image(again(&mut spool)?) {
         return Ok(Contents::Rootfs(again(&mut spool)?));
     }
     // Read at any place, so not compressed.
     let mut plain = tempfile::tempfile_in(tmp).attempt(Code::Internal, what)?;
-    let copied = std::io::copy(&mut again(&mut spool)?.take(limit + 1), &mut plain).map_err(damaged)?;
+    let copied = std::io::copy(&mut again(&mut spool)?.take(limit.saturating_add(1)), &mut plain)
+        .attempt(Code::BadArchive, || "read the archive".into())?;
     if copied > limit {
         return Err(Error::new(Code::TooLarge, format!("the image is larger than {limit} bytes")));
     }
     plain.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
-    let mut entries = BTreeMap::new();
-    let mut links = Vec::new();
-    let mut archive = tar::Archive::new(BufReader::new(plain.try_clone().attempt(Code::Internal, what)?));
-    for entry in archive.entries_with_seek().map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-        match entry.header().entry_type() {
-            tar::EntryType::Regular => drop(entries.insert(name, (entry.raw_file_position(), entry.size()))),
-            // Old `docker save` links equal layers to each other.
-            tar::EntryType::Symlink | tar::EntryType::Link => {
-                links.extend(entry.link_name_bytes().map(|l| (name, String::from_utf8_lossy(&l).into_owned())));
+    let index = Index::read(plain, copied)?;
+    if index.entries.contains_key("oci-layout") || index.entries.contains_key("manifest.json") {
+        return Ok(Contents::Image(image::read(index)?));
+    }
+    Ok(Contents::Rootfs(again(&mut spool)?))
+}
+
+fn damaged(wrong: &Wrong) -> Error {
+    Error::new(Code::BadArchive, format!("read the archive: {}", wrong.text()))
+}
+
+fn plain_name(path: &[u8]) -> String {
+    let name = String::from_utf8_lossy(path);
+    name.trim_start_matches("./").trim_end_matches('/').to_owned()
+}
+
+/// By the first names in it. What can't be read is left to the worker, which says why.
+fn looks_like_image(tar: Decompressed) -> bool {
+    let mut members = Members::new(tar, false);
+    for _ in 0..MOST_FILES {
+        let Ok(Some(member)) = members.next() else { return false };
+        let name = plain_name(&member.path);
+        if matches!(name.as_str(), "oci-layout" | "manifest.json") {
+            return true;
+        }
+        if !belongs_to_image(&name) {
+            return false;
+        }
+        // Enough to take it for one: whether it is, its index tells.
+        if member.kind == Kind::File {
+            return true;
+        }
+    }
+    false
+}
+
+impl Index {
+    fn read(file: File, length: u64) -> Result<Self> {
+        let mut members =
+            Members::over_file(file.try_clone().attempt(Code::Internal, || "read the upload".to_owned())?);
+        let (mut entries, mut links) = (BTreeMap::new(), Vec::new());
+        while let Some(member) = members.next().map_err(|e| damaged(&e))? {
+            let name = plain_name(&member.path);
+            let inside = member.offset.checked_add(member.size).is_some_and(|end| end <= length);
+            if !inside || name.len() > LONGEST_NAME || entries.len() + links.len() > MOST_FILES {
+                return Err(Error::new(Code::BadArchive, "the image is cut off, or has too many or too long names"));
             }
-            _ => {}
+            match member.kind {
+                // A sparse file's bytes do not lie in a row.
+                Kind::File if member.pieces.len() == 1 => {
+                    if entries.insert(name.clone(), (member.offset, member.size)).is_some() {
+                        return Err(Error::new(Code::BadArchive, format!("the image has {name:?} twice")));
+                    }
+                }
+                // Old `docker save` links equal layers to each other.
+                Kind::Symlink(target) | Kind::Link(target) => {
+                    links.push((name, String::from_utf8_lossy(&target).trim_start_matches("../").to_owned()));
+                }
+                _ => {}
+            }
         }
-        if entries.len() > 10_000 {
-            return Err(Error::new(Code::BadArchive, "the image has too many files"));
+        for (name, target) in links {
+            if let Some(place) = entries.get(&target).copied() {
+                entries.entry(name).or_insert(place);
+            }
         }
+        Ok(Index { file, entries })
     }
-    for (name, target) in links {
-        let target = target.trim_start_matches("../");
-        if let Some(place) = entries.get(target).copied() {
-            entries.insert(name, place);
-        }
-    }
-    Ok(Contents::Image(image::read(Index { file: plain, entries })?))
 }
 
 /// Whether what a sandbox's root holds beyond its image is more than the files that init itself writes.
 ///
 /// # Errors
 /// The tar can't be read.
-pub fn holds_changes(tar: impl Read) -> Result<bool> {
-    let damaged = |e: std::io::Error| Error::new(Code::BadArchive, "read the pod's root").because(e);
-    let mut archive = tar::Archive::new(tar);
-    for entry in archive.entries().map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
-        let name =
-            String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").trim_end_matches('/').to_owned();
-        let of_init =
-            matches!(name.as_str(), "" | "etc" | "run" | "etc/hosts" | "etc/hostname" | "etc/resolv.conf" | ".torpor");
+pub fn holds_changes(tar: File) -> Result<bool> {
+    let mut members = Members::over_file(tar);
+    while let Some(member) = members.next().map_err(|e| damaged(&e))? {
+        let of_init = matches!(
+            plain_name(&member.path).as_str(),
+            "" | "." | "etc" | "run" | "etc/hosts" | "etc/hostname" | "etc/resolv.conf" | ".torpor"
+        );
         if !of_init {
             return Ok(true);
         }
@@ -183,90 +218,21 @@ pub fn init_layer(init: &[u8]) -> std::io::Result<Vec<u8>> {
         h.set_gid(0);
         h
     };
-    // Where things are mounted in every pod, whatever its image has.
-    for dir in [".torpor/", "dev/", "proc/", "run/", "run/secrets/", "sys/"] {
-        builder.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), dir, std::io::empty())?;
+    // Where things are mounted in every pod, whatever its image has. Topmost: these permissions are what a pod sees.
+    let dirs = [
+        ("./", 0o755),
+        (".torpor/", 0o755),
+        ("dev/", 0o755),
+        ("etc/", 0o755),
+        ("proc/", 0o555),
+        ("run/", 0o755),
+        ("run/secrets/", 0o700),
+        ("sys/", 0o555),
+        ("tmp/", 0o1777),
+    ];
+    for (dir, mode) in dirs {
+        builder.append_data(&mut header(tar::EntryType::Directory, mode, 0), dir, std::io::empty())?;
     }
     builder.append_data(&mut header(tar::EntryType::Regular, 0o555, init.len() as u64), ".torpor/init", init)?;
     builder.into_inner()
-}
-
-/// Packs a directory of this host: always the same tar for the same tree. Sockets are left out; other file systems too.
-///
-/// # Errors
-/// It can't be read.
-pub fn pack_directory(dir: &Path, out: File) -> Result<()> {
-    let what = || format!("read directory {}", dir.display());
-    if !dir.is_absolute() || !dir.is_dir() {
-        return Err(
-            Error::invalid(format!("{} is no directory of this host", dir.display())).hint("give an absolute path")
-        );
-    }
-    let mut builder = tar::Builder::new(std::io::BufWriter::new(out));
-    builder.follow_symlinks(false);
-    builder.sparse(false);
-    let device = std::fs::symlink_metadata(dir).attempt(Code::InvalidRequest, what)?.dev();
-    let mut inodes = BTreeMap::new();
-    pack(&mut builder, dir, Path::new(""), device, &mut inodes).attempt(Code::InvalidRequest, what)?;
-    let mut out = builder.into_inner().attempt(Code::Internal, what)?;
-    out.flush().attempt(Code::Exhausted, what)
-}
-
-fn pack<W: Write>(
-    builder: &mut tar::Builder<W>,
-    dir: &Path,
-    below: &Path,
-    device: u64,
-    inodes: &mut BTreeMap<u64, PathBuf>,
-) -> std::io::Result<()> {
-    let mut names: Vec<_> = std::fs::read_dir(dir)?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
-    names.sort();
-    for name in names {
-        let (path, inner) = (dir.join(&name), below.join(&name));
-        let meta = std::fs::symlink_metadata(&path)?;
-        if meta.file_type().is_socket() || meta.dev() != device {
-            continue;
-        }
-        append_xattrs(builder, &path, &meta)?;
-        if meta.is_file() && meta.nlink() > 1 {
-            if let Some(first) = inodes.get(&meta.ino()) {
-                let mut header = tar::Header::new_gnu();
-                header.set_metadata(&meta);
-                header.set_entry_type(tar::EntryType::Link);
-                header.set_size(0);
-                builder.append_link(&mut header, &inner, first)?;
-                continue;
-            }
-            inodes.insert(meta.ino(), inner.clone());
-        }
-        builder.append_path_with_name(&path, &inner)?;
-        if meta.is_dir() {
-            pack(builder, &path, &inner, device, inodes)?;
-        }
-    }
-    Ok(())
-}
-
-/// Extended attributes that layers keep, as PAX records before the entry.
-fn append_xattrs<W: Write>(
-    builder: &mut tar::Builder<W>,
-    path: &Path,
-    meta: &std::fs::Metadata,
-) -> std::io::Result<()> {
-    if meta.file_type().is_symlink() {
-        return Ok(());
-    }
-    let mut names = vec![0_u8; 64 * 1024];
-    let Ok(n) = rustix::fs::llistxattr(path, &mut names[..]) else { return Ok(()) };
-    let mut found = Vec::new();
-    for name in names[..n].split(|b| *b == 0).filter_map(|n| std::str::from_utf8(n).ok()) {
-        if name.starts_with("user.") || name == "security.capability" {
-            let mut value = vec![0_u8; 64 * 1024];
-            let n = rustix::fs::lgetxattr(path, name, &mut value[..])?;
-            value.truncate(n);
-            found.push((format!("SCHILY.xattr.{name}"), value));
-        }
-    }
-    found.sort();
-    builder.append_pax_extensions(found.iter().map(|(k, v)| (k.as_str(), v.as_slice())))
 }

@@ -1,11 +1,15 @@
 //! Files: made, replaced and removed so that a crash leaves the old or the new, never half.
 
+mod remove;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+
+pub use remove::remove_at;
 
 use crate::model::{Attempt, Code, Error, Result};
 
@@ -140,16 +144,7 @@ pub async fn remove_tree(path: &Path) -> Result<()> {
 /// # Errors
 /// Something of it can't be removed.
 pub fn remove_tree_now(path: &Path) -> Result<()> {
-    let gone = |r: std::io::Result<()>| match r {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    };
-    let result = match std::fs::symlink_metadata(path) {
-        Err(e) => gone(Err(e)),
-        Ok(m) if m.is_dir() => gone(std::fs::remove_dir_all(path)),
-        Ok(_) => gone(std::fs::remove_file(path)),
-    };
-    failed(result, "remove", path)
+    failed(remove::remove(path), "remove", path)
 }
 
 /// Bytes free for root on the file system of `path`.

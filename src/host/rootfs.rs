@@ -4,12 +4,22 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::host::files;
-use crate::host::layers::Layers;
-use crate::model::{Code, Digest, Error, Result};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    move_mount,
+};
 
-/// Bytes that mount options may have: one page with its final NUL.
-const OPTIONS: usize = 4095;
+use crate::host::layers::Layers;
+use crate::host::{files, unpack};
+use crate::model::{Attempt, Code, Digest, Error, Result};
+
+/// Layers of one root, init's and a pod's own among them: what fits into one page of options on older kernels.
+const MOST: usize = 120;
+/// Directories with short links begin so; they are there only while a root is mounted.
+const LINKS: &str = ".links-";
+/// An empty directory.
+const EMPTY: &str = ".empty";
 
 /// The mounted roots of an instance.
 #[derive(Debug, Clone)]
@@ -34,33 +44,41 @@ impl Rootfs {
     /// # Errors
     /// A layer is missing, or overlayfs refuses.
     pub async fn ensure(&self, key: &str, layers: &[Digest]) -> Result<PathBuf> {
+        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::internal(format!("{key:?} is no key of a root")));
+        }
         let path = self.dir.join(key);
         if is_overlay(&path) {
             return Ok(path);
         }
-        files::create_dir(&path, 0o755)?;
         let mut lower = Vec::new();
         for digest in layers.iter().rev() {
             if !self.layers.has(digest) {
                 return Err(Error::new(Code::Damaged, format!("layer {digest} of the root is not on this host")));
             }
-            let short = self.layers.short(digest).to_string_lossy().into_owned();
-            if short.contains([':', ',', '\\']) {
-                return Err(Error::invalid("the state directory's path has a character that overlayfs can't take"));
+            let layer = self.layers.path(digest);
+            // Overlayfs ignores the mark on the root of a layer.
+            let opaque = hides_all(&layer);
+            lower.push(layer);
+            if opaque {
+                break;
             }
-            lower.push(short);
         }
-        let options = format!("lowerdir={}", lower.join(":"));
-        if options.len() > OPTIONS {
-            return Err(Error::new(
-                Code::Exhausted,
-                format!("the root has {} layers, more than overlayfs can join", layers.len()),
-            )
-            .hint("use a shorter state-dir, or an image with fewer layers"));
+        if lower.len() > MOST {
+            let text = format!("the root has {} layers, more than {MOST}", lower.len());
+            return Err(Error::new(Code::Exhausted, text).hint("use an image with fewer layers"));
         }
-        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
-        mount(Some("torpor"), &path, Some("overlay"), flags, Some(options.as_str())).map_err(|e| {
-            Error::internal(format!("join the layers of root {key}")).because(e).hint("does the kernel have overlayfs?")
+        if lower.len() == 1 {
+            // Overlayfs joins two at least.
+            lower.push(self.dir.join(EMPTY));
+            files::create_dir(&self.dir.join(EMPTY), 0o755)?;
+        }
+        files::create_dir(&path, 0o755)?;
+        let links = self.dir.join(format!("{LINKS}{key}"));
+        let (key, place) = (key.to_owned(), path.clone());
+        let mounted = tokio::task::spawn_blocking(move || join(&lower, &place, &links)).await;
+        mounted.attempt(Code::Internal, || "mount".into())?.attempt(Code::Internal, || {
+            format!("join the {} layers of root {key} (is overlayfs in this kernel?)", layers.len())
         })?;
         Ok(path)
     }
@@ -86,8 +104,63 @@ impl Rootfs {
     /// # Errors
     /// The directory can't be read.
     pub fn list(&self) -> Result<Vec<String>> {
-        files::list(&self.dir)
+        Ok(files::list(&self.dir)?.into_iter().filter(|n| !n.starts_with('.')).collect())
     }
+}
+
+/// Whether a layer says that nothing of the layers below it is seen.
+fn hides_all(layer: &Path) -> bool {
+    let mut value = [0_u8; 2];
+    matches!(rustix::fs::lgetxattr(layer, unpack::OPAQUE, &mut value[..]), Ok(1)) && value[0] == b'y'
+}
+
+/// Mounts the layers, topmost first.
+fn join(lower: &[PathBuf], place: &Path, links: &Path) -> Result<()> {
+    // From kernel 6.5 on each layer is an option of its own: no escapes, no limit of a page.
+    if let Some(done) = join_one_by_one(lower, place)? {
+        return Ok(done);
+    }
+    files::remove_tree_now(links)?;
+    files::create_dir(links, 0o700)?;
+    let joined = join_by_links(lower, place, links);
+    // Overlayfs has looked the links up and needs them no more.
+    files::remove_tree_now(links)?;
+    joined
+}
+
+fn join_one_by_one(lower: &[PathBuf], place: &Path) -> Result<Option<()>> {
+    let what = || format!("mount {}", place.display());
+    let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return Ok(None) };
+    fsconfig_set_string(&context, "source", "torpor").attempt(Code::Internal, what)?;
+    for layer in lower {
+        match fsconfig_set_string(&context, "lowerdir+", layer) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => return Ok(None),
+            Err(e) => return Err(e).attempt(Code::Internal, || format!("add {}", layer.display())),
+        }
+    }
+    fsconfig_create(&context).attempt(Code::Internal, what)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).attempt(Code::Internal, what)?;
+    move_mount(&mount, "", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .attempt(Code::Internal, what)?;
+    Ok(Some(()))
+}
+
+/// Older kernels take all options in one page: short links to the layers fit into it.
+fn join_by_links(lower: &[PathBuf], place: &Path, links: &Path) -> Result<()> {
+    let what = || format!("mount {}", place.display());
+    let mut options = String::from("lowerdir=");
+    for (n, layer) in lower.iter().enumerate() {
+        let link = links.join(n.to_string());
+        std::os::unix::fs::symlink(layer, &link).attempt(Code::Internal, what)?;
+        if n > 0 {
+            options.push(':');
+        }
+        options.push_str(&link.to_string_lossy());
+    }
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+    mount(Some("torpor"), place, Some("overlay"), flags, Some(options.as_str())).attempt(Code::Internal, what)
 }
 
 fn is_overlay(path: &Path) -> bool {

@@ -1,22 +1,34 @@
 //! The process that unpacks a layer: torpord run again, shut into the directory that it fills.
 //!
-//! It is chrooted there before it reads a byte, gives up all capabilities but those that files need, and can gain no new
-//! ones. The tar is a stranger's: every path is checked, sizes and numbers are bounded. What it can't do without more
-//! privileges, it asks its parent for on stdout ([`finish`]): opaque directories, whose mark is a `trusted` attribute.
+//! Before it reads a byte it is in namespaces of its own with that directory as its root, under limits, without any
+//! capability but those that files need. The tar is a stranger's: members are read strictly ([`member`]), every path is
+//! resolved below the root, sizes and numbers are bounded. What it can't do without more privileges it asks its parent for
+//! on stdout ([`finish`]): opaque directories, whose mark is a `trusted` attribute. A crash leaves a directory in `tmp/`.
 
+mod confine;
 mod entry;
+pub(crate) mod member;
+mod pax;
+mod tree;
 
-use std::io::{Read, Write};
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::io::Errno;
 
 use crate::model::{Attempt, Code, Error, Result};
 
+/// The attribute by which overlayfs knows a directory that hides what lies below it.
+pub const OPAQUE: &str = "trusted.overlay.opaque";
 /// The word by which torpord is run as this worker.
 pub const WORKER: &str = "unpack-worker";
+const EXIT_HOST: i32 = 1;
 /// Exit code: the archive is corrupt or hostile.
 pub const EXIT_BAD: i32 = 3;
 /// Exit code: the archive is larger than allowed.
@@ -24,9 +36,28 @@ pub const EXIT_LARGE: i32 = 4;
 /// Exit code: the disk is full.
 pub const EXIT_FULL: i32 = 5;
 
+/// What may come out of one tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub inodes: u64,
+    /// It must have an end marker: nothing else tells that it is whole.
+    pub must_end: bool,
+}
+
+impl Limits {
+    /// As arguments of the worker.
+    pub fn args(&self) -> [String; 3] {
+        [self.bytes.to_string(), self.inodes.to_string(), u8::from(self.must_end).to_string()]
+    }
+}
+
 /// Why unpacking ended.
 #[derive(Debug)]
 enum Stop {
+    Host(String, std::io::Error),
     Bad(String),
     Large(String),
     Io(String, std::io::Error),
@@ -42,6 +73,7 @@ impl Stop {
             {
                 EXIT_FULL
             }
+            Stop::Host(..) => EXIT_HOST,
             // What the kernel refuses of a stranger's archive is the archive's fault: too long a name, a loop of links.
             Stop::Io(..) => EXIT_BAD,
         }
@@ -49,30 +81,26 @@ impl Stop {
     fn text(&self) -> String {
         match self {
             Stop::Bad(t) | Stop::Large(t) => t.clone(),
-            Stop::Io(t, e) => format!("{t}: {e}"),
+            Stop::Io(t, e) | Stop::Host(t, e) => format!("{t}: {e}"),
         }
     }
 }
 
-/// The word by which the worker is told that the tar is what runsc wrote of a pod's root: marks of overlayfs are kept.
-pub const UPPER: &str = "upper";
-
-/// The worker's main: `unpack-worker MAX_BYTES MAX_INODES [upper]`, the tar on stdin, the directory to fill as the working
-/// one.
+/// The worker's main: `unpack-worker MAX_BYTES MAX_INODES MUST_END`, the tar on stdin, the directory to fill as the
+/// working one.
 pub fn worker_main(mut args: impl Iterator<Item = String>) -> ExitCode {
     let mut number = || args.next().and_then(|a| a.parse::<u64>().ok());
-    let (Some(bytes), Some(inodes)) = (number(), number()) else { return ExitCode::from(2) };
-    let upper = args.next().is_some_and(|a| a == UPPER);
-    let unpacked = confine().and_then(|()| entry::unpack(std::io::stdin().lock(), bytes, inodes, upper));
-    let mut done = match unpacked {
+    let (Some(bytes), Some(inodes), Some(end)) = (number(), number(), number()) else { return ExitCode::from(2) };
+    let limits = Limits { bytes, inodes, must_end: end != 0 };
+    let confined = confine::confine(limits.bytes)
+        .map_err(|(what, e)| Stop::Host(format!("confine the process that unpacks: {what}"), e));
+    let mut done = match confined.and_then(|root| entry::unpack(std::io::stdin().lock(), root, &limits)) {
         Ok(done) => done,
         Err(stop) => {
             let _ = writeln!(std::io::stderr(), "{}", stop.text());
             return ExitCode::from(u8::try_from(stop.code()).unwrap_or(1));
         }
     };
-    // The rest of stdin is padding: read, so that the parent's last write does not fail.
-    let _ = std::io::copy(&mut std::io::stdin().lock().take(1 << 30), &mut std::io::sink());
     let mut said = done.bytes.to_string().into_bytes();
     for path in done.opaque.drain(..) {
         said.push(0);
@@ -82,29 +110,6 @@ pub fn worker_main(mut args: impl Iterator<Item = String>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
-}
-
-fn confine() -> std::result::Result<(), Stop> {
-    let failed = |what: &str, e: std::io::Error| Stop::Io(format!("confine the worker: {what}"), e);
-    nix::unistd::chroot(".").map_err(|e| failed("chroot", e.into()))?;
-    nix::unistd::chdir("/").map_err(|e| failed("chdir", e.into()))?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    let keep = [
-        caps::Capability::CAP_CHOWN,
-        caps::Capability::CAP_DAC_OVERRIDE,
-        caps::Capability::CAP_FOWNER,
-        caps::Capability::CAP_FSETID,
-        caps::Capability::CAP_MKNOD,
-        caps::Capability::CAP_SETFCAP,
-    ];
-    let kept = keep.into_iter().collect();
-    let other = |e: caps::errors::CapsError| failed("capabilities", std::io::Error::other(e.to_string()));
-    for set in [caps::CapSet::Inheritable, caps::CapSet::Effective, caps::CapSet::Permitted] {
-        let wanted =
-            if matches!(set, caps::CapSet::Inheritable) { caps::CapsHashSet::new() } else { Clone::clone(&kept) };
-        caps::set(None, set, &wanted).map_err(other)?;
-    }
-    nix::sys::prctl::set_no_new_privs().map_err(|e| failed("no_new_privs", e.into()))
 }
 
 /// Reads what a worker said, marks the opaque directories that it names, and gives the bytes it unpacked.
@@ -119,13 +124,15 @@ pub fn finish(root: &Path, said: &[u8]) -> Result<u64> {
     let top: OwnedFd = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .attempt(Code::Internal, what)?;
     for path in parts {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = if path.is_empty() { b"." } else { path };
-        let dir =
-            rustix::fs::openat2(&top, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
-                .attempt(Code::BadArchive, what)?;
-        rustix::fs::fsetxattr(&dir, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-            .attempt(Code::Internal, what)?;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat2(&top, path, flags, Mode::empty(), resolve) {
+            Ok(dir) => rustix::fs::fsetxattr(&dir, OPAQUE, b"y", XattrFlags::empty()).attempt(Code::Internal, what)?,
+            // A later member of the tar took its place.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(e) => return Err(e).attempt(Code::BadArchive, what),
+        }
     }
     Ok(bytes)
 }

@@ -37,15 +37,17 @@ pub struct ImageLayer {
 }
 
 impl Image {
-    /// The layer's tar.
+    /// The layer's tar, and in how many bytes it is stored.
     ///
     /// # Errors
     /// It is missing, or not what its digest says.
-    pub fn open(&self, layer: &ImageLayer) -> Result<Decompressed> {
+    pub fn open(&self, layer: &ImageLayer) -> Result<(Decompressed, u64)> {
         if let Some(digest) = &layer.blob {
             verify(self.index.reader(&layer.name)?, digest)?;
         }
-        decompress(Box::new(self.index.reader(&layer.name)?))
+        let reader = self.index.reader(&layer.name)?;
+        let stored = reader.limit();
+        Ok((decompress(Box::new(reader))?, stored))
     }
 }
 
@@ -110,29 +112,57 @@ fn digest(text: &str) -> Result<Digest> {
     text.parse().map_err(|e: Error| bad("the image has a digest that is no sha256").because(e))
 }
 
-fn blob_name(descriptor: &Descriptor) -> Result<(String, Digest)> {
+/// Name and digest of what a descriptor speaks of; its size must be that of the file.
+fn blob(index: &Index, descriptor: &Descriptor) -> Result<(String, Digest)> {
     let d = digest(&descriptor.digest().to_string())?;
-    Ok((format!("blobs/sha256/{}", d.hex()), d))
+    let name = format!("blobs/sha256/{}", d.hex());
+    let size = index.reader(&name)?.limit();
+    if size != descriptor.size() {
+        return Err(bad(format!("{name:?} has {size} bytes, not {} as the image says", descriptor.size())));
+    }
+    Ok((name, d))
+}
+
+/// Documents that are an index to one reader and a manifest to another (CVE-2021-41190) are neither.
+fn unambiguous(document: &serde_json::Value, name: &str, is_index: bool) -> Result<()> {
+    let has = |key: &str| document.get(key).is_some();
+    let said = document.get("mediaType").and_then(serde_json::Value::as_str);
+    let says_index = said.map(|m| m.contains("index") || m.contains("manifest.list"));
+    if (has("manifests") && (has("layers") || has("config"))) || says_index.is_some_and(|s| s != is_index) {
+        return Err(bad(format!("{name:?} could be an index or a manifest")));
+    }
+    Ok(())
+}
+
+fn index_or_manifest<T: for<'a> Deserialize<'a>>(
+    index: &Index,
+    name: &str,
+    digest: Option<&Digest>,
+    is_index: bool,
+) -> Result<T> {
+    let value: serde_json::Value = document(index, name, digest)?;
+    unambiguous(&value, name, is_index)?;
+    serde_json::from_value(value).attempt(Code::BadArchive, || format!("understand {name:?}"))
 }
 
 type Found = (ImageConfiguration, Vec<(String, Option<Digest>)>);
 
 fn read_oci(index: &Index) -> Result<Found> {
-    let mut top: ImageIndex = document(index, "index.json", None)?;
+    let mut top: ImageIndex = index_or_manifest(index, "index.json", None, true)?;
     for _ in 0..NESTING {
         let chosen = choose(top.manifests())?;
-        let (name, digest) = blob_name(chosen)?;
+        let (name, digest) = blob(index, chosen)?;
         if matches!(chosen.media_type(), MediaType::ImageIndex)
             || chosen.media_type().to_string().contains("manifest.list")
         {
-            top = document(index, &name, Some(&digest))?;
+            top = index_or_manifest(index, &name, Some(&digest), true)?;
             continue;
         }
-        let manifest: ImageManifest = document(index, &name, Some(&digest))?;
-        let (name, digest) = blob_name(manifest.config())?;
+        let manifest: ImageManifest = index_or_manifest(index, &name, Some(&digest), false)?;
+        let (name, digest) = blob(index, manifest.config())?;
         let config = document(index, &name, Some(&digest))?;
         let layers =
-            manifest.layers().iter().map(|l| blob_name(l).map(|(n, d)| (n, Some(d)))).collect::<Result<_>>()?;
+            manifest.layers().iter().map(|l| blob(index, l).map(|(n, d)| (n, Some(d)))).collect::<Result<_>>()?;
         return Ok((config, layers));
     }
     Err(bad("the image's indexes are nested too deep"))
@@ -145,16 +175,18 @@ fn choose(all: &[Descriptor]) -> Result<&Descriptor> {
         "aarch64" => Arch::ARM64,
         other => return Err(Error::new(Code::Unsupported, format!("images for {other} are not read"))),
     };
-    let fits =
-        |d: &&Descriptor| d.platform().as_ref().is_some_and(|p| *p.os() == Os::Linux && *p.architecture() == here);
-    let silent = || {
-        if let [only] = all {
-            only.platform().is_none().then_some(only)
-        } else {
-            all.iter().find(|d| d.platform().is_none())
-        }
+    let fits = |d: &Descriptor| match d.platform() {
+        Some(p) => *p.os() == Os::Linux && *p.architecture() == here,
+        None => true,
     };
-    all.iter().find(fits).or_else(silent).ok_or_else(|| bad(format!("the image has nothing for linux on {here}")))
+    let named: Vec<&Descriptor> = all.iter().filter(|d| fits(d) && d.platform().is_some()).collect();
+    let mut found = if named.is_empty() { all.iter().filter(|d| fits(d)).collect() } else { named };
+    found.dedup_by_key(|d| d.digest().to_string());
+    match found[..] {
+        [] => Err(bad(format!("the image has nothing for linux on {here}"))),
+        [only] => Ok(only),
+        _ => Err(bad(format!("the archive holds {} images", found.len())).hint("save one image at a time")),
+    }
 }
 
 fn read_docker(index: &Index) -> Result<Found> {
@@ -169,7 +201,10 @@ fn read_docker(index: &Index) -> Result<Found> {
         return Err(bad(format!("the archive holds {} images", all.len())).hint("save one image at a time"));
     }
     let entry = all.remove(0);
-    let config = document(index, &entry.config, None)?;
+    // Named by its digest: `<hex>.json`, or a path of the OCI layout that is in the archive too.
+    let name = entry.config.rsplit('/').next().unwrap_or("");
+    let digest: Option<Digest> = format!("sha256:{}", name.trim_end_matches(".json")).parse().ok();
+    let config = document(index, &entry.config, digest.as_ref())?;
     Ok((config, entry.layers.into_iter().map(|l| (l, None)).collect()))
 }
 

@@ -3,19 +3,24 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use super::Layers;
+use super::job::{Job, Scratch, Worker, write_failed};
+use super::{Hold, Layers};
 use crate::host::archive::{self, Contents, Decompressed};
-use crate::host::command::quote;
 use crate::host::progress::Progress;
 use crate::host::{files, unpack};
 use crate::model::{Attempt, Code, Digest, Error, ImageConfig, LayerInfo, Result};
+
+/// Without a byte from its source for so long, an import fails.
+const IDLE: Duration = Duration::from_secs(60);
+/// Up to so many bytes a layer may be any number of times larger than its compressed form.
+const FREE_RATIO: u64 = 1 << 30;
+/// A larger layer may be so many times larger.
+const RATIO: u64 = 200;
 
 /// Where layers come from.
 pub enum ImportSource {
@@ -26,21 +31,23 @@ pub enum ImportSource {
 }
 
 /// What an import gave.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Imported {
     /// Lowest first.
     pub layers: Vec<LayerInfo>,
     /// The image's configuration, if it came with one.
     pub config: Option<ImageConfig>,
+    /// Keeps the layers until a record names them.
+    pub hold: Hold,
 }
 
-/// Sets the flag when the caller has gone: the thread that unpacks looks at it between chunks.
-struct Cancel(Arc<AtomicBool>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// A tar to make a layer of.
+struct Incoming<'a> {
+    tar: Decompressed,
+    /// Bytes in which it came.
+    stored: u64,
+    /// Its digest, if that is known.
+    expected: Option<&'a Digest>,
 }
 
 impl Layers {
@@ -50,6 +57,7 @@ impl Layers {
     /// [`Code::BadArchive`] for what is corrupt, hostile or not what its digest says; [`Code::TooLarge`];
     /// [`Code::Exhausted`] for a full disk. Nothing stays then.
     pub async fn import(&self, source: ImportSource, progress: &Progress) -> Result<Imported> {
+        let hold = self.hold();
         progress.phase("upload");
         let spool = tempfile::tempfile_in(self.state.join("tmp"))
             .attempt(Code::Internal, || "make a file for the upload".into())?;
@@ -57,16 +65,14 @@ impl Layers {
             ImportSource::Stream(stream) => self.spool(stream, &spool, progress).await?,
             ImportSource::Directory(path) => {
                 let file = spool.try_clone().attempt(Code::Internal, || "keep the upload".into())?;
-                blocking(move || archive::pack_directory(&path, file)).await?;
+                let most = self.limits.upload_bytes;
+                Job::run(move |job| archive::pack_directory(&path, file, most, &|| job.go_on())).await?;
             }
         }
         progress.phase("unpack");
         let (this, progress) = (self.clone(), progress.clone());
-        let cancel = Cancel(Arc::new(AtomicBool::new(false)));
-        let cancelled = Arc::clone(&cancel.0);
-        let imported = blocking(move || this.import_file(spool, &progress, &cancelled)).await;
-        drop(cancel);
-        imported
+        let (layers, config) = Job::run(move |job| this.import_file(spool, &progress, job)).await?;
+        Ok(Imported { layers, config, hold })
     }
 
     async fn spool(
@@ -80,7 +86,10 @@ impl Layers {
         let mut bytes = vec![0_u8; 256 * 1024];
         let mut sum = 0_u64;
         loop {
-            let n = stream.read(&mut bytes).await.attempt(Code::BadArchive, || "receive the image".into())?;
+            let read = tokio::time::timeout(IDLE, stream.read(&mut bytes)).await.map_err(|_| {
+                Error::new(Code::Timeout, format!("receive the image: nothing came for {} s", IDLE.as_secs()))
+            })?;
+            let n = read.attempt(Code::BadArchive, || "receive the image".into())?;
             if n == 0 {
                 break;
             }
@@ -97,23 +106,30 @@ impl Layers {
         file.flush().await.map_err(|e| write_failed(e, "keep the image"))
     }
 
-    fn import_file(&self, spool: File, progress: &Progress, cancelled: &AtomicBool) -> Result<Imported> {
-        let opened = archive::open(spool, &self.state.join("tmp"), self.limits.upload_bytes)?;
-        match opened {
-            Contents::Rootfs(reader) => {
-                let layer = self.add(reader, None, progress, cancelled)?;
-                Ok(Imported { layers: vec![layer], config: None })
+    fn import_file(
+        &self,
+        spool: File,
+        progress: &Progress,
+        job: &Job,
+    ) -> Result<(Vec<LayerInfo>, Option<ImageConfig>)> {
+        let stored = spool.metadata().attempt(Code::Internal, || "look at the upload".into())?.len();
+        match archive::open(spool, &self.state.join("tmp"), self.limits.upload_bytes)? {
+            Contents::Rootfs(tar) => {
+                progress.total(0);
+                Ok((vec![self.add(Incoming { tar, stored, expected: None }, progress, job)?], None))
             }
             Contents::Image(image) => {
                 let mut layers = Vec::new();
                 for layer in &image.layers {
+                    job.go_on()?;
                     if self.has(&layer.diff_id) {
                         layers.push(self.info(&layer.diff_id)?);
-                    } else {
-                        layers.push(self.add(image.open(layer)?, Some(&layer.diff_id), progress, cancelled)?);
+                        continue;
                     }
+                    let (tar, stored) = image.open(layer)?;
+                    layers.push(self.add(Incoming { tar, stored, expected: Some(&layer.diff_id) }, progress, job)?);
                 }
-                Ok(Imported { layers, config: Some(image.config) })
+                Ok((layers, Some(image.config)))
             }
         }
     }
@@ -131,12 +147,16 @@ impl Layers {
             .attempt(Code::Internal, || "make a file for a layer".into())?;
         self.spool(Box::new(stream), &spool, &Progress::default()).await?;
         let (this, digest) = (self.clone(), digest.clone());
-        blocking(move || {
+        Job::run(move |job| {
             let mut spool = spool;
-            spool.seek(SeekFrom::Start(0)).attempt(Code::Internal, || "read a layer".into())?;
-            let reader = archive::decompress(Box::new(spool))?;
-            // It may be what a pod's root held: marks of overlayfs are kept.
-            this.unpack(reader, Some(&digest), true, &Progress::default(), &AtomicBool::new(false))
+            let what = || format!("read layer {digest}");
+            let stored = spool.seek(SeekFrom::End(0)).attempt(Code::Internal, what)?;
+            spool.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
+            let incoming = Incoming { tar: archive::decompress(Box::new(spool))?, stored, expected: Some(&digest) };
+            this.add(incoming, &Progress::default(), job).map_err(|e| match e.code() {
+                Code::BadArchive => Error::new(Code::Damaged, what()).because(e),
+                _ => e,
+            })
         })
         .await
     }
@@ -147,13 +167,16 @@ impl Layers {
     /// As [`Layers::import`].
     pub async fn save_upper(&self, tar: &Path) -> Result<Option<LayerInfo>> {
         let (this, path) = (self.clone(), tar.to_owned());
-        blocking(move || {
-            let open = || File::open(&path).attempt(Code::Internal, || format!("open {}", path.display()));
-            if !archive::holds_changes(BufReader::new(open()?))? {
+        Job::run(move |job| {
+            let what = || format!("read {}", path.display());
+            let open = || File::open(&path).attempt(Code::Internal, what);
+            if !archive::holds_changes(open()?)? {
                 return Ok(None);
             }
-            let reader: Decompressed = Box::new(BufReader::new(open()?));
-            this.unpack(reader, None, true, &Progress::default(), &AtomicBool::new(false)).map(Some)
+            let file = open()?;
+            let stored = file.metadata().attempt(Code::Internal, what)?.len();
+            let incoming = Incoming { tar: Box::new(BufReader::new(file)), stored, expected: None };
+            this.add(incoming, &Progress::default(), job).map(Some)
         })
         .await
     }
@@ -164,168 +187,96 @@ impl Layers {
     /// The program can't be read.
     pub async fn add_init(&self, program: &Path) -> Result<LayerInfo> {
         let (this, path) = (self.clone(), program.to_owned());
-        blocking(move || {
+        Job::run(move |job| {
             let bytes = std::fs::read(&path).attempt(Code::Internal, || format!("read init {}", path.display()))?;
             let tar = archive::init_layer(&bytes).attempt(Code::Internal, || "pack init".into())?;
             let digest = Digest::from_sha256(&Sha256::digest(&tar).into());
             if this.has(&digest) {
                 return this.info(&digest);
             }
-            this.add(Box::new(std::io::Cursor::new(tar)), Some(&digest), &Progress::default(), &AtomicBool::new(false))
+            let stored = tar.len() as u64;
+            let tar: Decompressed = Box::new(std::io::Cursor::new(tar));
+            this.add(Incoming { tar, stored, expected: Some(&digest) }, &Progress::default(), job)
         })
         .await
     }
 
-    /// Unpacks a stranger's tar as a layer.
-    fn add(
-        &self,
-        tar: Decompressed,
-        expected: Option<&Digest>,
-        progress: &Progress,
-        cancelled: &AtomicBool,
-    ) -> Result<LayerInfo> {
-        self.unpack(tar, expected, false, progress, cancelled)
-    }
-
-    /// `upper`: the tar is what runsc wrote of a pod's root.
-    fn unpack(
-        &self,
-        mut tar: Decompressed,
-        expected: Option<&Digest>,
-        upper: bool,
-        progress: &Progress,
-        cancelled: &AtomicBool,
-    ) -> Result<LayerInfo> {
-        let tmp = tempfile::Builder::new().prefix("layer-").tempdir_in(self.state.join("tmp"));
-        let tmp = tmp.attempt(Code::Internal, || "make a directory for a layer".into())?;
-        let (root, blob_path) = (tmp.path().join("root"), tmp.path().join("blob"));
+    /// Unpacks one tar as a layer, while its digest is taken and its bytes are compressed for the object store.
+    fn add(&self, incoming: Incoming<'_>, progress: &Progress, job: &Job) -> Result<LayerInfo> {
+        let Incoming { mut tar, stored, expected } = incoming;
+        let scratch = Scratch::new(&self.state.join("tmp"))?;
+        let (root, blob_path) = (scratch.path().join("root"), scratch.path().join("blob"));
         files::create_dir(&root, 0o755)?;
         let blob = File::create(&blob_path).map_err(|e| write_failed(e, "keep a layer's bytes"))?;
         let mut blob = zstd::Encoder::new(blob, 1).attempt(Code::Internal, || "compress a layer".into())?;
-        let mut worker = Worker::start(&self.worker, &root, &self.limits, upper)?;
+        // The other processor compresses, if there is one.
+        blob.multithread(1).attempt(Code::Internal, || "compress a layer".into())?;
+        let limits = unpack::Limits {
+            bytes: self.limits.layer_bytes,
+            inodes: self.limits.layer_inodes,
+            must_end: expected.is_none(),
+        };
+        let mut worker = Worker::start(&self.worker, &root, &limits, job)?;
         let mut hasher = Sha256::new();
         let mut bytes = vec![0_u8; 256 * 1024];
         // A tar larger than what may come out of it is a bomb, whatever is in it.
-        let mut left = self.limits.layer_bytes.saturating_add(self.limits.layer_inodes * 1024).saturating_add(1 << 20);
+        let most = self.limits.layer_bytes.saturating_add(self.limits.layer_inodes.saturating_mul(1024)) + (1 << 20);
+        let mut sum = 0;
+        let mut early = false;
         loop {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(Error::new(Code::Cancelled, "the import was given up"));
+            job.go_on()?;
+            let n = match tar.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::new(Code::BadArchive, "read the layer").because(e)),
+            };
+            sum += n as u64;
+            if sum > most {
+                let text = format!("the layer is larger than {} bytes unpacked", self.limits.layer_bytes);
+                return Err(Error::new(Code::TooLarge, text));
             }
-            let n = tar.read(&mut bytes).map_err(|e| Error::new(Code::BadArchive, "read the layer").because(e))?;
-            if n == 0 {
-                break;
+            if sum > FREE_RATIO && sum / RATIO > stored {
+                let text = format!("the layer is more than {RATIO} times larger than its {stored} compressed bytes");
+                return Err(Error::new(Code::BadArchive, text).hint("give it uncompressed if that is meant"));
             }
-            left = left.checked_sub(n as u64).ok_or_else(|| {
-                Error::new(
-                    Code::TooLarge,
-                    format!("the layer is larger than {} bytes unpacked", self.limits.layer_bytes),
-                )
-            })?;
             hasher.update(&bytes[..n]);
             blob.write_all(&bytes[..n]).map_err(|e| write_failed(e, "keep a layer's bytes"))?;
             if !worker.give(&bytes[..n]) {
+                early = true;
                 break;
             }
             progress.add(n as u64);
         }
-        let size = worker.finish(&root)?;
+        let size = worker.finish(&root, job)?;
+        if early {
+            return Err(Error::internal("the process that unpacks did not read the whole layer"));
+        }
         let digest = Digest::from_sha256(&hasher.finalize().into());
         if let Some(expected) = expected.filter(|e| **e != digest) {
-            return Err(Error::new(
-                Code::BadArchive,
-                format!("the layer's digest is {digest}, not {expected} as its image says"),
-            )
-            .hint("the image was damaged or changed on its way"));
-        }
-        if self.has(&digest) {
-            return self.info(&digest);
+            let text = format!("the layer's digest is {digest}, not {expected} as its image says");
+            return Err(Error::new(Code::BadArchive, text).hint("the image was damaged or changed on its way"));
         }
         let blob = blob.finish().map_err(|e| write_failed(e, "keep a layer's bytes"))?;
-        blob.sync_all().map_err(|e| write_failed(e, "keep a layer's bytes"))?;
         let compressed = blob.metadata().attempt(Code::Internal, || "look at a layer's bytes".into())?.len();
         // All files of the layer are on disk before its name is.
-        rustix::fs::syncfs(&blob).attempt(Code::Internal, || "sync the layer".into())?;
-        let info = LayerInfo { digest: digest.clone(), size, compressed };
-        files::remove_tree_now(&self.path(&digest))?;
-        files::remove_tree_now(&self.short(&digest))?;
-        files::rename(&root, &self.path(&digest))?;
-        files::rename(&blob_path, &self.blob(&digest))?;
-        let link = Path::new("../layers").join(digest.hex());
-        std::os::unix::fs::symlink(link, self.short(&digest))
-            .attempt(Code::Internal, || format!("link layer {digest}"))?;
-        let text = serde_json::to_vec(&info).attempt(Code::Internal, || "write what is known of a layer".into())?;
-        files::replace(&self.meta(&digest), &text, 0o600)?;
-        Ok(info)
-    }
-}
-
-fn write_failed(e: std::io::Error, what: &str) -> Error {
-    let full = matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-    let error = Error::new(if full { Code::Exhausted } else { Code::Internal }, what).because(e);
-    if full { error.hint("free space on the state directory's disk; nothing was imported") } else { error }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.attempt(Code::Internal, || "import".into())?
-}
-
-/// The process that unpacks.
-struct Worker {
-    child: Child,
-}
-
-impl Worker {
-    fn start(program: &Path, root: &Path, limits: &super::Limits, upper: bool) -> Result<Self> {
-        let child = Command::new(program)
-            .args([unpack::WORKER, &limits.layer_bytes.to_string(), &limits.layer_inodes.to_string()])
-            .args(upper.then_some(unpack::UPPER))
-            .env_clear()
-            .current_dir(root)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .attempt(Code::Internal, || "start the process that unpacks".into())?;
-        Ok(Worker { child })
+        rustix::fs::syncfs(&blob).map_err(|e| write_failed(e.into(), "sync the layer"))?;
+        job.go_on()?;
+        self.publish(&LayerInfo { digest, size, compressed }, &root, &blob_path)
     }
 
-    /// False: it has ended, and its words say why.
-    fn give(&mut self, bytes: &[u8]) -> bool {
-        self.child.stdin.as_mut().is_some_and(|s| s.write_all(bytes).is_ok())
-    }
-
-    /// Waits for its end; gives the bytes that it unpacked.
-    fn finish(mut self, root: &Path) -> Result<u64> {
-        drop(self.child.stdin.take());
-        let (mut said, mut wrong) = (Vec::new(), Vec::new());
-        if let Some(out) = self.child.stdout.take() {
-            let _ = out.take(16 << 20).read_to_end(&mut said);
+    /// Gives a whole layer its name. Another import may have been faster.
+    fn publish(&self, info: &LayerInfo, root: &Path, blob: &Path) -> Result<LayerInfo> {
+        let _lock = self.lock();
+        let digest = &info.digest;
+        if self.has(digest) {
+            return self.info(digest);
         }
-        if let Some(err) = self.child.stderr.take() {
-            let _ = err.take(64 << 10).read_to_end(&mut wrong);
-        }
-        let status = self.child.wait().attempt(Code::Internal, || "wait for the process that unpacks".into())?;
-        match status.code() {
-            Some(0) => unpack::finish(root, &said),
-            Some(unpack::EXIT_FULL) => {
-                Err(Error::new(Code::Exhausted, format!("unpack the layer: {}", quote(&wrong, 400)))
-                    .hint("free space on the state directory's disk; nothing was imported"))
-            }
-            Some(unpack::EXIT_LARGE) => {
-                Err(Error::new(Code::TooLarge, format!("unpack the layer: {}", quote(&wrong, 400))))
-            }
-            Some(unpack::EXIT_BAD) => {
-                Err(Error::new(Code::BadArchive, format!("unpack the layer: {}", quote(&wrong, 400)))
-                    .hint("nothing of it was imported"))
-            }
-            _ => Err(Error::internal(format!("the process that unpacks ended ({status}): {}", quote(&wrong, 400)))),
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        files::remove_tree_now(&self.path(digest))?;
+        files::rename(root, &self.path(digest))?;
+        files::rename(blob, &self.blob(digest))?;
+        let text = serde_json::to_vec(info).attempt(Code::Internal, || "write what is known of a layer".into())?;
+        files::replace(&self.meta(digest), &text, 0o600)?;
+        Ok(info.clone())
     }
 }

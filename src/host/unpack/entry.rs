@@ -1,324 +1,314 @@
-//! One tar entry after the other, inside the worker's root.
+//! One member of the tar after the other becomes a file of the layer.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
-use nix::sys::time::TimeSpec;
-use tar::{Entry, EntryType};
+use super::member::{Kind, Member, Members, Wrong, show};
+use super::tree::{self, Attributes, Found, Place, Tree, split};
+use super::{Limits, OPAQUE, Stop};
 
-use super::Stop;
-
-const LONGEST_PATH: usize = 4096;
+const LONGEST_PATH: usize = 4095;
 const LONGEST_NAME: usize = 255;
-const DEEPEST: usize = 100;
-/// Extended attributes of one entry.
-const MOST_XATTRS: usize = 64;
+const DEEPEST: usize = 256;
+/// Links to one file: less than any file system's own limit.
+const MOST_LINKS: u64 = 60_000;
+/// Bytes of directories' paths that are remembered until their times are set.
+const REMEMBERED: usize = 256 << 20;
+const WHITEOUT: &[u8] = b".wh.";
+const BLOCK: usize = 64 * 1024;
 
 /// What was unpacked.
 #[derive(Debug, Default)]
 pub(super) struct Unpacked {
     /// Bytes of regular files.
     pub(super) bytes: u64,
-    /// Directories that hide what lies below them.
+    /// Directories that hide what lies below them, the root as an empty path. To be marked by who may.
     pub(super) opaque: Vec<Vec<u8>>,
 }
 
-struct Unpacker {
+struct Unpacker<'a> {
+    tree: Tree,
+    limits: &'a Limits,
     done: Unpacked,
-    bytes_left: u64,
-    inodes_left: u64,
-    /// The tar is runsc's: it marks opaque directories as overlayfs does.
-    upper: bool,
-    /// Times of directories: set last, since what is put into them changes them.
-    times: BTreeMap<PathBuf, i64>,
+    inodes: u64,
+    /// Directories and their times: set last, since what is put into them changes them.
+    times: Vec<(Vec<u8>, (i64, i64))>,
+    remembered: usize,
 }
 
-/// Unpacks a tar into the present root.
-pub(super) fn unpack(tar: impl Read, max_bytes: u64, max_inodes: u64, upper: bool) -> Result<Unpacked, Stop> {
-    let mut archive = tar::Archive::new(tar);
-    let mut unpacker = Unpacker {
-        done: Unpacked::default(),
-        bytes_left: max_bytes,
-        inodes_left: max_inodes,
-        upper,
-        times: BTreeMap::new(),
-    };
-    let damaged = |e: io::Error| Stop::Bad(format!("the tar is damaged: {e}"));
-    for entry in archive.entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        unpacker.take(&mut entry)?;
+/// Unpacks a tar into a directory.
+pub(super) fn unpack(tar: impl io::Read, root: OwnedFd, limits: &Limits) -> Result<Unpacked, Stop> {
+    let mut members = Members::new(tar, limits.must_end);
+    let tree = Tree::new(root);
+    let mut unpacker =
+        Unpacker { tree, limits, done: Unpacked::default(), inodes: 0, times: Vec::new(), remembered: 0 };
+    loop {
+        let member = match members.next() {
+            Ok(Some(member)) => member,
+            Ok(None) => break,
+            Err(wrong) => return Err(Stop::Bad(wrong.text())),
+        };
+        unpacker.take(&member, &mut members)?;
     }
-    for (path, time) in unpacker.times.iter().rev() {
-        set_time(path, *time).map_err(|e| Stop::Io(show(path), e))?;
-    }
+    unpacker.set_times();
     Ok(unpacker.done)
 }
 
-fn show(path: &Path) -> String {
-    let text: String = path.to_string_lossy().chars().take(200).collect();
-    format!("{text:?}")
-}
-
-/// The path of an entry below the root: refused if it is absolute, climbs, or is longer than any file system takes.
-fn clean(raw: &[u8]) -> Result<PathBuf, Stop> {
-    let path = Path::new(OsStr::from_bytes(raw));
-    let refuse = |why: &str| Err(Stop::Bad(format!("{}: {why}", show(path))));
-    if raw.len() > LONGEST_PATH {
-        return refuse("the path is too long");
+/// The path of a member below the root, without empty parts and dots.
+///
+/// Refused: absolute, climbing, or longer than file systems take.
+fn clean(raw: &[u8]) -> Result<Vec<u8>, String> {
+    if raw.is_empty() {
+        return Err("an empty path".into());
     }
     if raw.contains(&0) {
-        return refuse("a NUL byte stands in the path");
+        return Err("a NUL byte stands in the path".into());
     }
-    let mut clean = PathBuf::new();
+    if raw.starts_with(b"/") {
+        return Err("the path is absolute".into());
+    }
+    let mut clean: Vec<u8> = Vec::with_capacity(raw.len());
     let mut depth = 0;
-    for component in path.components() {
-        match component {
-            Component::Normal(name) if name.len() <= LONGEST_NAME => clean.push(name),
-            Component::Normal(_) => return refuse("a name in the path is too long"),
-            Component::CurDir => continue,
-            Component::ParentDir => return refuse("the path climbs out of the layer"),
-            Component::RootDir | Component::Prefix(_) => return refuse("the path is absolute"),
+    for name in raw.split(|b| *b == b'/').filter(|n| !matches!(*n, b"" | b".")) {
+        if name == b".." {
+            return Err("the path climbs out of the layer".into());
         }
+        if name.len() > LONGEST_NAME {
+            return Err("a name in the path is too long".into());
+        }
+        if depth > 0 {
+            clean.push(b'/');
+        }
+        clean.extend_from_slice(name);
         depth += 1;
     }
-    if depth > DEEPEST { refuse("the path is too deep") } else { Ok(clean) }
-}
-
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
+    if clean.len() > LONGEST_PATH || depth > DEEPEST {
+        return Err("the path is too long or too deep".into());
     }
+    Ok(clean)
 }
 
-/// Removes what is in the way of a new entry.
-fn clear(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(e) => ignore_missing(Err(e)),
-        Ok(m) if m.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
+/// The attributes that a layer may have; those of other systems are left out. The flag says that the directory is opaque.
+fn kept_xattrs(member: &Member) -> Result<(Vec<(String, Vec<u8>)>, bool), String> {
+    let (mut kept, mut opaque) = (Vec::new(), false);
+    for (name, value) in &member.xattrs {
+        if name == OPAQUE && value == b"y" && member.kind == Kind::Directory {
+            opaque = true; // so does `runsc tar rootfs-upper` write it
+        } else if name.starts_with("trusted.") || name.starts_with("user.overlay.") {
+            return Err(format!("the attribute {} steers overlayfs", show(name.as_bytes())));
+        } else if name.starts_with("user.") || (name == "security.capability" && member.kind == Kind::File) {
+            kept.push((name.clone(), value.clone()));
+        }
     }
+    Ok((kept, opaque))
 }
 
-fn set_time(path: &Path, seconds: i64) -> io::Result<()> {
-    let time = TimeSpec::new(seconds, 0);
-    Ok(utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink)?)
-}
+impl Unpacker<'_> {
+    fn take<R: io::Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<(), Stop> {
+        let wrong = |why: String| Stop::Bad(format!("{}: {why}", show(&member.path)));
+        let at = |e: io::Error| Stop::Io(show(&member.path), e);
+        let path = clean(&member.path).map_err(wrong)?;
+        self.count()?;
+        let (dir, name) = split(&path);
+        if dir.split(|b| *b == b'/').any(|n| n.starts_with(WHITEOUT)) {
+            return Err(wrong("a file below a whiteout".into()));
+        }
+        let (xattrs, opaque) = kept_xattrs(member).map_err(wrong)?;
+        let attributes = Attributes { uid: member.uid, gid: member.gid, mode: member.mode, mtime: member.mtime };
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if !matches!(member.kind, Kind::File | Kind::Link(_)) || member.size != 0 {
+                return Err(wrong("a whiteout that is no empty file".into()));
+            }
+            return self.whiteout(dir, hidden, member);
+        }
+        if name.is_empty() {
+            if member.kind != Kind::Directory {
+                return Err(wrong("the layer's root is no directory".into()));
+            }
+            self.tree.set_root(&attributes).map_err(at)?;
+            if opaque {
+                self.done.opaque.push(Vec::new());
+            }
+            return self.remember(path, member.mtime);
+        }
+        self.make_parents(dir, member)?;
+        let place = self.tree.place(&path).map_err(at)?.ok_or_else(|| wrong("no name".into()))?;
+        let found = place.look().map_err(at)?;
+        match &member.kind {
+            Kind::Directory => {
+                if found != Found::Directory {
+                    place.clear().and_then(|()| place.make_dir()).map_err(at)?;
+                }
+                // A whiteout and then a directory: what the lower layers have there stays hidden.
+                if opaque || found == Found::Whiteout {
+                    self.done.opaque.push(path.clone());
+                }
+                tree::set(&place.open_dir().map_err(at)?, &attributes, &xattrs).map_err(at)?;
+                self.remember(path, member.mtime)
+            }
+            Kind::File => {
+                place.clear().map_err(at)?;
+                self.file(&place, member, members, &attributes, &xattrs)
+            }
+            Kind::Symlink(target) => {
+                if target.is_empty() || target.len() > LONGEST_PATH || target.contains(&0) {
+                    return Err(wrong("an impossible target of a link".into()));
+                }
+                place.clear().and_then(|()| place.make_symlink(target)).map_err(at)?;
+                place.set_link(&attributes).map_err(at)
+            }
+            Kind::Link(target) => self.link(&place, found, member, target),
+            Kind::Fifo => {
+                place.clear().and_then(|()| place.make_fifo()).map_err(at)?;
+                place.set_fifo(&attributes).map_err(at)
+            }
+            Kind::Char(0, 0) => place.clear().and_then(|()| place.make_whiteout()).map_err(at),
+            Kind::Char(..) | Kind::Block => {
+                Err(wrong("devices are not allowed in a layer (leave /dev out: every pod has its own)".into()))
+            }
+        }
+    }
 
-impl Unpacker {
-    fn take<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), Stop> {
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader) {
-            return Ok(());
+    fn count(&mut self) -> Result<(), Stop> {
+        self.inodes += 1;
+        if self.inodes > self.limits.inodes {
+            return Err(Stop::Large(format!("more than {} files", self.limits.inodes)));
         }
-        let relative = clean(&entry.path_bytes())?;
-        let path = Path::new("/").join(&relative);
-        let at = |e: io::Error| Stop::Io(show(&relative), e);
-        self.inodes_left = self.inodes_left.checked_sub(1).ok_or_else(|| Stop::Large("too many files".into()))?;
-        self.make_parents(&path)?;
-        if self.whiteout(&relative, &path)? {
-            return Ok(());
+        Ok(())
+    }
+
+    fn remember(&mut self, path: Vec<u8>, mtime: (i64, i64)) -> Result<(), Stop> {
+        self.remembered += path.len() + 64;
+        if self.remembered > REMEMBERED {
+            return Err(Stop::Large("the paths of its directories are too long".into()));
         }
-        let header = entry.header();
-        let number = |r: io::Result<u64>| r.map_err(|e| Stop::Bad(format!("{}: {e}", show(&relative))));
-        let mode = header.mode().map_err(|e| Stop::Bad(format!("{}: {e}", show(&relative))))? & 0o7777;
-        let owner =
-            |n: u64| u32::try_from(n).map_err(|_| Stop::Bad(format!("{}: an impossible owner", show(&relative))));
-        let (uid, gid) = (owner(number(header.uid())?)?, owner(number(header.gid())?)?);
-        let time = i64::try_from(number(header.mtime())?).unwrap_or(0);
-        let is_root = relative.as_os_str().is_empty();
-        match kind {
-            EntryType::Directory => {
-                if !is_root {
-                    match fs::symlink_metadata(&path) {
-                        Ok(m) if m.is_dir() => {}
-                        _ => {
-                            clear(&path).map_err(at)?;
-                            fs::create_dir(&path).map_err(at)?;
-                        }
-                    }
-                }
-                self.times.insert(path.clone(), time);
-            }
-            _ if is_root => return Err(Stop::Bad("the layer's root is no directory".into())),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(entry, &path, &relative)?,
-            EntryType::Symlink => {
-                let target = entry
-                    .link_name_bytes()
-                    .ok_or_else(|| Stop::Bad(format!("{}: a link to nothing", show(&relative))))?;
-                if target.is_empty() || target.len() >= LONGEST_PATH || target.contains(&0) {
-                    return Err(Stop::Bad(format!("{}: an impossible link", show(&relative))));
-                }
-                clear(&path).map_err(at)?;
-                std::os::unix::fs::symlink(OsStr::from_bytes(&target), &path).map_err(at)?;
-            }
-            EntryType::Link => return self.hard_link(entry, &path, &relative),
-            EntryType::Char => {
-                let device = (header.device_major().ok().flatten(), header.device_minor().ok().flatten());
-                if device != (Some(0), Some(0)) {
-                    return Err(Stop::Bad(format!("{}: devices are not allowed in a layer", show(&relative))));
-                }
-                clear(&path).map_err(at)?;
-                return make_whiteout(&path).map_err(at);
-            }
-            EntryType::Fifo => {
-                clear(&path).map_err(at)?;
-                mknod(&path, SFlag::S_IFIFO, Mode::empty(), 0).map_err(|e| at(e.into()))?;
-            }
-            EntryType::Block => {
-                return Err(Stop::Bad(format!("{}: devices are not allowed in a layer", show(&relative))));
-            }
-            other => {
-                return Err(Stop::Bad(format!(
-                    "{}: an entry of an unknown type ({:?})",
-                    show(&relative),
-                    other.as_byte() as char
-                )));
-            }
+        self.times.push((path, mtime));
+        Ok(())
+    }
+
+    /// The times of directories; one that was replaced since then has lost its own.
+    fn set_times(&mut self) {
+        for (path, mtime) in &self.times {
+            let _ = match self.tree.place(path) {
+                Ok(Some(place)) if matches!(place.look(), Ok(Found::Directory)) => place.set_time(*mtime),
+                Ok(None) => self.tree.set_root_time(*mtime),
+                _ => Ok(()),
+            };
         }
-        self.attributes(entry, &path, &relative, kind, (uid, gid), mode, time)
     }
 
     /// Directories above an entry that the archive does not mention.
-    fn make_parents(&mut self, path: &Path) -> Result<(), Stop> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        match fs::metadata(parent) {
-            Ok(m) if m.is_dir() => return Ok(()),
-            Ok(_) => return Err(Stop::Bad(format!("{}: what it lies in is no directory", show(path)))),
-            Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(parent).is_err() => {}
-            Err(e) => return Err(Stop::Io(show(path), e)),
+    fn make_parents(&mut self, dir: &[u8], member: &Member) -> Result<(), Stop> {
+        match self.tree.dir(dir) {
+            Ok(_) => return Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+            Err(e) => return Err(Stop::Io(show(&member.path), e)),
         }
-        self.make_parents(parent)?;
-        self.inodes_left = self.inodes_left.checked_sub(1).ok_or_else(|| Stop::Large("too many directories".into()))?;
-        fs::create_dir(parent).map_err(|e| Stop::Io(show(parent), e))?;
-        fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).map_err(|e| Stop::Io(show(parent), e))
-    }
-
-    /// OCI whiteouts, put as overlayfs has them.
-    fn whiteout(&mut self, relative: &Path, path: &Path) -> Result<bool, Stop> {
-        let Some(name) = relative.file_name().map(OsStr::as_bytes) else { return Ok(false) };
-        if name == b".wh..wh..opq" {
-            let dir = relative.parent().unwrap_or(Path::new(""));
-            // Followed nowhere: the parent process refuses a path with links in it.
-            self.done.opaque.push(dir.as_os_str().as_bytes().to_vec());
-            return Ok(true);
+        let at = |e: io::Error| Stop::Io(show(&member.path), e);
+        let ends = dir.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([dir.len()]);
+        for end in ends {
+            let path = &dir[..end];
+            let Some(place) = self.tree.place(path).map_err(at)? else { continue };
+            let found = place.look().map_err(at)?;
+            match found {
+                Found::Directory => continue,
+                Found::Nothing => {}
+                Found::Whiteout => {
+                    place.clear().map_err(at)?;
+                    self.done.opaque.push(path.to_vec());
+                }
+                // A link to a directory; to nothing, or a file: the entry has no place.
+                Found::Other { .. } => match self.tree.dir(path) {
+                    Ok(_) => continue,
+                    Err(_) => {
+                        let why = format!("{}: {} is no directory", show(&member.path), show(path));
+                        return Err(Stop::Bad(why));
+                    }
+                },
+            }
+            self.count()?;
+            place.make_dir().map_err(at)?;
         }
-        let Some(hidden) = name.strip_prefix(b".wh.") else { return Ok(false) };
-        if hidden.is_empty() || hidden == b"." || hidden == b".." || hidden.starts_with(b".wh.") {
-            return Err(Stop::Bad(format!("{}: a whiteout of nothing", show(relative))));
-        }
-        let hidden = path.with_file_name(OsStr::from_bytes(hidden));
-        clear(&hidden).and_then(|()| make_whiteout(&hidden)).map_err(|e| Stop::Io(show(relative), e))?;
-        Ok(true)
-    }
-
-    fn file<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &Path, relative: &Path) -> Result<(), Stop> {
-        let at = |e: io::Error| Stop::Io(show(relative), e);
-        let size = entry.size();
-        if size > self.bytes_left {
-            return Err(Stop::Large(format!("{}: the layer becomes larger than allowed", show(relative))));
-        }
-        clear(path).map_err(at)?;
-        let mut file: File = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(at)?;
-        let copied = io::copy(&mut entry.take(size), &mut file).map_err(at)?;
-        if copied != size {
-            return Err(Stop::Bad(format!("{}: {copied} bytes instead of {size}", show(relative))));
-        }
-        self.bytes_left -= size;
-        self.done.bytes += size;
         Ok(())
     }
 
-    fn hard_link<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &Path, relative: &Path) -> Result<(), Stop> {
-        let target =
-            entry.link_name_bytes().ok_or_else(|| Stop::Bad(format!("{}: a link to nothing", show(relative))))?;
-        let target = clean(&target).map_err(|e| Stop::Bad(format!("{}: links to {}", show(relative), e.text())))?;
-        let from = Path::new("/").join(&target);
-        if from == path {
-            return Err(Stop::Bad(format!("{}: a link to itself", show(relative))));
+    /// OCI whiteouts, put as overlayfs has them. They speak of lower layers only: what this one has itself stays.
+    fn whiteout(&mut self, dir: &[u8], hidden: &[u8], member: &Member) -> Result<(), Stop> {
+        let at = |e: io::Error| Stop::Io(show(&member.path), e);
+        if hidden == b".wh..opq" {
+            self.make_parents(dir, member)?;
+            self.done.opaque.push(dir.to_vec());
+            return Ok(());
         }
-        let at = |e: io::Error| Stop::Io(format!("{}: link to {}", show(relative), show(&target)), e);
-        let meta = fs::symlink_metadata(&from).map_err(at)?;
-        if meta.is_dir() {
-            return Err(Stop::Bad(format!("{}: a hard link to a directory", show(relative))));
+        if hidden.starts_with(WHITEOUT) {
+            return Ok(()); // what AUFS kept for itself
         }
-        if meta.nlink() >= 60_000 {
-            return Err(Stop::Large(format!("{}: too many links to one file", show(relative))));
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(Stop::Bad(format!("{}: a whiteout of nothing", show(&member.path))));
         }
-        clear(path).map_err(at)?;
-        fs::hard_link(&from, path).map_err(at)
+        self.make_parents(dir, member)?;
+        let path = [dir, if dir.is_empty() { b"" } else { b"/" }, hidden].concat();
+        let Some(place) = self.tree.place(&path).map_err(at)? else { return Ok(()) };
+        match place.look().map_err(at)? {
+            Found::Nothing => place.make_whiteout().map_err(at),
+            Found::Directory => {
+                self.done.opaque.push(path);
+                Ok(())
+            }
+            Found::Whiteout | Found::Other { .. } => Ok(()),
+        }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all of them are one entry's attributes")]
-    fn attributes<R: Read>(
+    fn file<R: io::Read>(
         &mut self,
-        entry: &mut Entry<'_, R>,
-        path: &Path,
-        relative: &Path,
-        kind: EntryType,
-        owner: (u32, u32),
-        mode: u32,
-        time: i64,
+        place: &Place<'_>,
+        member: &Member,
+        members: &mut Members<R>,
+        attributes: &Attributes,
+        xattrs: &[(String, Vec<u8>)],
     ) -> Result<(), Stop> {
-        let at = |e: io::Error| Stop::Io(show(relative), e);
-        std::os::unix::fs::lchown(path, Some(owner.0), Some(owner.1)).map_err(at)?;
-        if kind != EntryType::Symlink {
-            // After the owner: changing that takes set-user-id bits away.
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at)?;
-            let (found, opaque) = xattrs(entry, relative, self.upper)?;
-            if opaque && kind == EntryType::Directory {
-                self.done.opaque.push(relative.as_os_str().as_bytes().to_vec());
-            }
-            for (name, value) in found {
-                rustix::fs::lsetxattr(path, &name, &value, rustix::fs::XattrFlags::empty())
-                    .map_err(|e| Stop::Io(format!("{}: attribute {name}", show(relative)), e.into()))?;
+        let at = |e: io::Error| Stop::Io(show(&member.path), e);
+        let sum = self.done.bytes.checked_add(member.size).filter(|n| *n <= self.limits.bytes);
+        self.done.bytes = sum.ok_or_else(|| {
+            Stop::Large(format!("{}: the layer becomes larger than {} bytes", show(&member.path), self.limits.bytes))
+        })?;
+        let mut file = place.make_file().map_err(at)?;
+        let mut buffer = vec![0_u8; BLOCK];
+        for (offset, length) in &member.pieces {
+            file.seek(SeekFrom::Start(*offset)).map_err(at)?;
+            let mut left = *length;
+            while left > 0 {
+                let most = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+                let n = match members.read(&mut buffer[..most]) {
+                    Ok(0) => return Err(Stop::Bad(format!("{}: too few bytes", show(&member.path)))),
+                    Ok(n) => n,
+                    Err(Wrong::Io(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(wrong) => return Err(Stop::Bad(format!("{}: {}", show(&member.path), wrong.text()))),
+                };
+                file.write_all(&buffer[..n]).map_err(at)?;
+                left -= n as u64;
             }
         }
-        if kind != EntryType::Directory {
-            set_time(path, time).map_err(at)?;
+        if member.pieces.len() != 1 || member.pieces[0] != (0, member.size) {
+            file.set_len(member.size).map_err(at)?;
         }
-        Ok(())
+        tree::set(&file, attributes, xattrs).map_err(at)?;
+        tree::set_time(&file, member.mtime).map_err(at)
     }
-}
 
-/// A file that hides one of a lower layer, as overlayfs has it.
-fn make_whiteout(path: &Path) -> io::Result<()> {
-    Ok(mknod(path, SFlag::S_IFCHR, Mode::empty(), 0)?)
-}
-
-type Xattrs = Vec<(String, Vec<u8>)>;
-
-/// The extended attributes that an entry may have, and whether it is marked opaque.
-fn xattrs<R: Read>(entry: &mut Entry<'_, R>, relative: &Path, upper: bool) -> Result<(Xattrs, bool), Stop> {
-    let damaged = |e: io::Error| Stop::Bad(format!("{}: {e}", show(relative)));
-    let mut found = Vec::new();
-    let mut opaque = false;
-    for extension in entry.pax_extensions().map_err(damaged)?.into_iter().flatten() {
-        let extension = extension.map_err(damaged)?;
-        let Some(name) = extension.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr.")) else { continue };
-        if name.starts_with("user.") || name == "security.capability" {
-            found.push((name.to_owned(), extension.value_bytes().to_vec()));
-        } else if upper && name.starts_with("trusted.overlay.") {
-            opaque |= name == "trusted.overlay.opaque" && extension.value_bytes() == b"y";
-        } else if name.starts_with("trusted.") {
-            // These steer overlayfs itself.
-            return Err(Stop::Bad(format!("{}: attribute {name:?} is not allowed in a layer", show(relative))));
-        }
-        if found.len() > MOST_XATTRS {
-            return Err(Stop::Bad(format!("{}: too many attributes", show(relative))));
+    fn link(&mut self, place: &Place<'_>, found: Found, member: &Member, target: &[u8]) -> Result<(), Stop> {
+        let wrong = |why: String| Stop::Bad(format!("{}: a link to {}: {why}", show(&member.path), show(target)));
+        let at = |e: io::Error| Stop::Io(format!("{}: a link to {}", show(&member.path), show(target)), e);
+        let path = clean(target).map_err(wrong)?;
+        let target = self.tree.place(&path).map_err(at)?.ok_or_else(|| wrong("the root".into()))?;
+        match target.look().map_err(at)? {
+            Found::Nothing => Err(wrong("it is not in this layer".into())),
+            Found::Directory => Err(wrong("it is a directory".into())),
+            // `runsc tar rootfs-upper` writes a second whiteout so.
+            Found::Whiteout => place.clear().and_then(|()| place.make_whiteout()).map_err(at),
+            Found::Other { links, .. } if links >= MOST_LINKS => Err(Stop::Large("too many links to one file".into())),
+            same @ Found::Other { .. } if same == found => Ok(()),
+            Found::Other { .. } => place.clear().and_then(|()| place.make_link(&target)).map_err(at),
         }
     }
-    Ok((found, opaque))
 }

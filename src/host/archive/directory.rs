@@ -1,0 +1,210 @@
+//! A directory of this host as a tar: always the same bytes for the same tree.
+//!
+//! A pod may be writing to it meanwhile (it may be a volume), so every file is opened below the directory that holds it and
+//! links are never followed: what it is swapped for can fail the import, but not bring in another file of the host.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use tar::{EntryType, Header};
+
+use crate::model::{Attempt, Code, Error, Result};
+
+/// Directories within directories.
+const DEEPEST: usize = 256;
+
+/// Packs a directory of this host, `most` bytes of tar at most. Sockets are left out; other file systems too.
+///
+/// # Errors
+/// It can't be read, changes meanwhile, or `go_on` says so.
+pub fn pack_directory(dir: &Path, out: File, most: u64, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
+    let what = || format!("read directory {}", dir.display());
+    if !dir.is_absolute() {
+        return Err(Error::invalid(format!("{} is no absolute path", dir.display())));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::open(dir, flags, Mode::empty()).attempt(Code::InvalidRequest, what)?;
+    let out = Bounded { out: io::BufWriter::new(out), left: most };
+    let mut builder = tar::Builder::new(out);
+    builder.sparse(false);
+    let stat = fstat(&top).attempt(Code::InvalidRequest, what)?;
+    let mut packer = Packer { builder, device: stat.st_dev, inodes: BTreeMap::new(), go_on };
+    packer.entry(&top, Path::new("./"), &stat, EntryType::Directory, Some(&top)).attempt(Code::InvalidRequest, what)?;
+    packer.directory(&top, Path::new(""), 0).attempt(Code::InvalidRequest, what)?;
+    let mut out = packer.builder.into_inner().attempt(Code::Internal, what)?;
+    out.flush().attempt(Code::Exhausted, what)
+}
+
+struct Bounded<W> {
+    out: W,
+    left: u64,
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        let left = self.left.checked_sub(n as u64);
+        self.left = left.ok_or_else(|| io::Error::other("it is larger than one import may be"))?;
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+struct Packer<'a, W: Write> {
+    builder: tar::Builder<W>,
+    device: u64,
+    /// The first name of every file that has several.
+    inodes: BTreeMap<u64, PathBuf>,
+    go_on: &'a dyn Fn() -> Result<()>,
+}
+
+impl<W: Write> Packer<'_, W> {
+    fn directory(&mut self, dir: &OwnedFd, below: &Path, depth: usize) -> io::Result<()> {
+        if depth > DEEPEST {
+            return Err(io::Error::other(format!("{} is too deep", below.display())));
+        }
+        for name in names(dir)? {
+            (self.go_on)().map_err(io::Error::other)?;
+            let inner = below.join(OsStr::from_bytes(name.as_bytes()));
+            self.one(dir, &name, &inner, depth)
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", inner.display())))?;
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, dir: &OwnedFd, name: &CString, inner: &Path, depth: usize) -> io::Result<()> {
+        if name.as_bytes().starts_with(b".wh.") {
+            return Err(io::Error::other("in a layer this name means that a file was removed"));
+        }
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if stat.st_dev != self.device {
+            return Ok(());
+        }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 && kind != FileType::Socket {
+            if let Some(first) = self.inodes.get(&stat.st_ino) {
+                let mut header = header(&stat, EntryType::Link);
+                return self.builder.append_link(&mut header, inner, first);
+            }
+            self.inodes.insert(stat.st_ino, inner.to_owned());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match kind {
+            FileType::Directory => {
+                let opened = openat(dir, name, flags | OFlags::DIRECTORY, Mode::empty())?;
+                let stat = fstat(&opened)?;
+                self.entry(&opened, inner, &stat, EntryType::Directory, Some(&opened))?;
+                self.directory(&opened, inner, depth + 1)
+            }
+            FileType::RegularFile => {
+                let opened = openat(dir, name, flags, Mode::empty())?;
+                let stat = fstat(&opened)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Err(io::Error::other("it changed while it was read"));
+                }
+                self.entry(&opened, inner, &stat, EntryType::Regular, Some(&opened))
+            }
+            FileType::Symlink => {
+                let target = readlinkat(dir, name, Vec::new())?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                self.builder.append_link(&mut header(&stat, EntryType::Symlink), inner, target)
+            }
+            FileType::Fifo => self.entry(dir, inner, &stat, EntryType::Fifo, None),
+            FileType::CharacterDevice if stat.st_rdev == 0 => self.entry(dir, inner, &stat, EntryType::Char, None),
+            FileType::Socket => Ok(()),
+            _ => Err(io::Error::other("a device, which no layer can have")),
+        }
+    }
+
+    fn entry(
+        &mut self,
+        fd: &OwnedFd,
+        inner: &Path,
+        stat: &Stat,
+        kind: EntryType,
+        with_xattrs: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        if let Some(fd) = with_xattrs {
+            let xattrs = xattrs(fd)?;
+            if !xattrs.is_empty() {
+                self.builder.append_pax_extensions(xattrs.iter().map(|(k, v)| (k.as_str(), v.as_slice())))?;
+            }
+        }
+        let mut header = header(stat, kind);
+        if kind != EntryType::Regular {
+            return self.builder.append_data(&mut header, inner, io::empty());
+        }
+        header.set_size(u64::try_from(stat.st_size).unwrap_or(0));
+        let mut exact = Exact { file: File::from(fd.try_clone()?), left: u64::try_from(stat.st_size).unwrap_or(0) };
+        self.builder.append_data(&mut header, inner, &mut exact)?;
+        if exact.left > 0 { Err(io::Error::other("it became shorter while it was read")) } else { Ok(()) }
+    }
+}
+
+/// As many bytes as the header says, whatever happens to the file.
+struct Exact {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exact {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let n = self.file.read(&mut buffer[..most])?;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+fn header(stat: &Stat, kind: EntryType) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(stat.st_mode & 0o7777);
+    header.set_uid(u64::from(stat.st_uid));
+    header.set_gid(u64::from(stat.st_gid));
+    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+    header.set_size(0);
+    header
+}
+
+fn names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir.as_fd())? {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.as_bytes(), b"." | b"..") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Extended attributes that layers keep, as PAX records, by name.
+fn xattrs(fd: &OwnedFd) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut names = vec![0_u8; 64 * 1024];
+    let n = match rustix::fs::flistxattr(fd, &mut names[..]) {
+        Ok(n) => n,
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    let mut found = Vec::new();
+    for name in names[..n].split(|b| *b == 0).filter_map(|n| std::str::from_utf8(n).ok()) {
+        let kept = name.starts_with("user.") && !name.starts_with("user.overlay.") && !name.contains('=');
+        if kept || name == "security.capability" {
+            let mut value = vec![0_u8; 64 * 1024];
+            let n = rustix::fs::fgetxattr(fd, name, &mut value[..])?;
+            value.truncate(n);
+            found.push((format!("SCHILY.xattr.{name}"), value));
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,452 @@
+//! The members of a tar, one after the other: read strictly, so that no other reader sees another archive in the same bytes.
+//!
+//! Why not `tar::Archive`: it takes PAX values with a line feed in them (binary attributes) for damage, and extension headers
+//! of any size into memory. Its header fields are used. What two readers could understand differently is refused:
+//! duplicate or contradicting records, sizes that disagree, data where none belongs, anything behind the end.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use super::pax::{self, Records};
+
+/// Bytes of one extension header (long name, PAX records).
+const EXTENSION: u64 = 1 << 20;
+/// Pieces of one sparse file.
+const MOST_PIECES: usize = 1 << 20;
+const BLOCK: usize = 512;
+/// The largest size that a plain octal field holds.
+const OCTAL_MOST: u64 = 0o777_7777_7777;
+
+/// Why an archive is not read on.
+#[derive(Debug)]
+pub(crate) enum Wrong {
+    /// It is damaged, or could be understood in several ways.
+    Bad(String),
+    /// Its bytes can't be read.
+    Io(io::Error),
+}
+
+impl Wrong {
+    /// In words.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Wrong::Bad(t) => t.clone(),
+            Wrong::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => "the archive is cut off".into(),
+            Wrong::Io(e) => e.to_string(),
+        }
+    }
+}
+
+impl From<io::Error> for Wrong {
+    fn from(e: io::Error) -> Self {
+        Wrong::Io(e)
+    }
+}
+
+pub(super) fn bad<T>(message: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong::Bad(message.into()))
+}
+
+/// A name made fit for a message.
+pub(crate) fn show(name: &[u8]) -> String {
+    let text: String = name.iter().take(200).copied().flat_map(std::ascii::escape_default).map(char::from).collect();
+    if name.len() > 200 { format!("\"{text}…\"") } else { format!("\"{text}\"") }
+}
+
+/// What a member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link to that.
+    Symlink(Vec<u8>),
+    /// A hard link to that member.
+    Link(Vec<u8>),
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    Char(u32, u32),
+    /// A block device.
+    Block,
+}
+
+/// One member of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Its name as it stands there: not checked.
+    pub(crate) path: Vec<u8>,
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    /// Owner; never the number that means "nobody asked".
+    pub(crate) uid: u32,
+    /// Group.
+    pub(crate) gid: u32,
+    /// Seconds and nanoseconds.
+    pub(crate) mtime: (i64, i64),
+    /// Bytes of the file once it is there.
+    pub(crate) size: u64,
+    /// Where the stored bytes belong: offset and length. One piece unless the file is sparse.
+    pub(crate) pieces: Vec<(u64, u64)>,
+    /// Where its bytes begin in the archive.
+    pub(crate) offset: u64,
+    /// Extended attributes.
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+}
+
+/// Reads members.
+pub(crate) struct Members<R> {
+    tar: R,
+    skip: fn(&mut R, u64) -> io::Result<()>,
+    /// Bytes taken so far.
+    position: u64,
+    /// Stored bytes of the present member that are not read yet, and the padding behind them.
+    left: u64,
+    padding: u64,
+    must_end: bool,
+}
+
+impl Members<BufReader<File>> {
+    /// Over a file: contents are skipped, not read. Whether they lie within the file is for the caller to see.
+    pub(crate) fn over_file(file: File) -> Self {
+        let skip = |r: &mut BufReader<File>, n: u64| match i64::try_from(n) {
+            Ok(n) => r.seek_relative(n),
+            Err(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        Members { skip, ..Members::new(BufReader::new(file), true) }
+    }
+}
+
+impl<R: Read> Members<R> {
+    /// Over a stream. `must_end`: an archive without its end marker was cut off.
+    pub(crate) fn new(tar: R, must_end: bool) -> Self {
+        Members { tar, skip: read_over, position: 0, left: 0, padding: 0, must_end }
+    }
+
+    /// The next member, or none behind the last.
+    pub(crate) fn next(&mut self) -> Result<Option<Member>, Wrong> {
+        let (mut long_name, mut long_link, mut records) = (None, None, None);
+        loop {
+            self.pass(self.left + self.padding)?;
+            let Some(header) = self.header()? else {
+                if long_name.is_some() || long_link.is_some() || records.is_some() {
+                    return bad("extension headers describe a member that is not there");
+                }
+                return Ok(None);
+            };
+            let size = header.entry_size().map_err(|e| Wrong::Bad(e.to_string()))?;
+            let kind = header.entry_type();
+            let slot = match kind {
+                EntryType::GNULongName => &mut long_name,
+                EntryType::GNULongLink => &mut long_link,
+                EntryType::XHeader => &mut records,
+                EntryType::XGlobalHeader => {
+                    let text = self.extension(size)?;
+                    if pax::parse(&text)?.keys().any(|k| *k != b"comment") {
+                        return bad("global records other than a comment are not understood");
+                    }
+                    continue;
+                }
+                _ => {
+                    let records = records.unwrap_or_default();
+                    return self.member(&header, size, long_name, long_link, &pax::parse(&records)?).map(Some);
+                }
+            };
+            if slot.is_some() {
+                return bad("two extension headers of the same kind describe one member");
+            }
+            *slot = Some(self.extension(size)?);
+        }
+    }
+
+    /// Reads stored bytes of the present member; 0 behind the last.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Wrong> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let n = self.tar.read(&mut buffer[..most])?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        self.left -= n as u64;
+        self.position += n as u64;
+        Ok(n)
+    }
+
+    fn pass(&mut self, bytes: u64) -> Result<(), Wrong> {
+        (self.skip)(&mut self.tar, bytes)?;
+        self.position = self.position.checked_add(bytes).ok_or_else(|| Wrong::Bad("an impossible size".into()))?;
+        (self.left, self.padding) = (0, 0);
+        Ok(())
+    }
+
+    /// A block; none if the archive ends here.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, Wrong> {
+        let mut have = 0;
+        while have < BLOCK {
+            match self.tar.read(&mut block[have..]) {
+                Ok(0) if have == 0 => return Ok(false),
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.position += BLOCK as u64;
+        Ok(true)
+    }
+
+    fn header(&mut self) -> Result<Option<Header>, Wrong> {
+        let mut header = Header::new_old();
+        if !self.block(header.as_mut_bytes())? {
+            return if self.must_end { bad("the archive has no end: it was cut off") } else { Ok(None) };
+        }
+        let bytes = header.as_bytes();
+        if bytes.iter().all(|b| *b == 0) {
+            self.only_zeros()?;
+            return Ok(None);
+        }
+        let sum: u32 =
+            bytes.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+        match header.cksum() {
+            Ok(n) if n == sum => Ok(Some(header)),
+            _ => bad("this is no tar, or a damaged one: a header's checksum is wrong"),
+        }
+    }
+
+    /// Behind the end marker there is nothing but padding.
+    fn only_zeros(&mut self) -> Result<(), Wrong> {
+        let mut bytes = vec![0_u8; 64 * 1024];
+        loop {
+            let n = self.tar.read(&mut bytes)?;
+            if n == 0 {
+                return Ok(());
+            }
+            if bytes[..n].iter().any(|b| *b != 0) {
+                return bad("there are data behind the end of the archive");
+            }
+        }
+    }
+
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, Wrong> {
+        if size > EXTENSION {
+            return bad(format!("an extension header of {size} bytes"));
+        }
+        self.store(size);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        let mut piece = [0_u8; 4096];
+        loop {
+            let n = self.read(&mut piece)?;
+            if n == 0 {
+                return Ok(bytes);
+            }
+            bytes.extend_from_slice(&piece[..n]);
+        }
+    }
+
+    fn store(&mut self, size: u64) {
+        self.left = size;
+        self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+    }
+
+    fn member(
+        &mut self,
+        header: &Header,
+        header_size: u64,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+        records: &Records<'_>,
+    ) -> Result<Member, Wrong> {
+        let path = name(long_name, records.get(&b"path"[..]), header.path_bytes().into_owned())?;
+        let wrong = |what: &str| Wrong::Bad(format!("{}: {what}", show(&path)));
+        let stored = match pax::number(records, b"size").map_err(|()| wrong("an impossible size"))? {
+            None => header_size,
+            Some(n) if n == header_size || n > OCTAL_MOST => n,
+            Some(_) => return Err(wrong("two sizes that disagree")),
+        };
+        let link = || {
+            name(long_link, records.get(&b"linkpath"[..]), header.link_name_bytes().unwrap_or_default().into_owned())
+        };
+        let device = || match (header.device_major(), header.device_minor()) {
+            (Ok(Some(major)), Ok(Some(minor))) => Ok((major, minor)),
+            _ => Err(wrong("an impossible device")),
+        };
+        let kind = match header.entry_type() {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+            EntryType::Directory => Kind::Directory,
+            EntryType::Symlink => Kind::Symlink(link()?),
+            EntryType::Link => Kind::Link(link()?),
+            EntryType::Fifo => Kind::Fifo,
+            EntryType::Char => device().map(|(major, minor)| Kind::Char(major, minor))?,
+            EntryType::Block => Kind::Block,
+            other => return Err(wrong(&format!("an entry of unknown type {}", show(&[other.as_byte()])))),
+        };
+        if kind == Kind::File && path.ends_with(b"/") {
+            return Err(wrong("a file with the name of a directory"));
+        }
+        if kind != Kind::File && stored != 0 {
+            return Err(wrong("data where none belong"));
+        }
+        let owner = |key: &[u8], field: io::Result<u64>| {
+            let n = match pax::number(records, key) {
+                Ok(Some(n)) => Some(n),
+                Ok(None) => field.ok(),
+                Err(()) => None,
+            };
+            n.and_then(|n| u32::try_from(n).ok()).filter(|n| *n != u32::MAX).ok_or_else(|| wrong("an impossible owner"))
+        };
+        let mtime = match records.get(&b"mtime"[..]) {
+            Some(text) => pax::time(text),
+            None => header.mtime().ok().and_then(|s| i64::try_from(s).ok()).map(|s| (s, 0)),
+        };
+        let mut member = Member {
+            kind,
+            mode: header.mode().map_err(|_| wrong("impossible permissions"))? & 0o7777,
+            uid: owner(b"uid", header.uid())?,
+            gid: owner(b"gid", header.gid())?,
+            mtime: mtime.filter(|(s, _)| s.unsigned_abs() < 1 << 40).ok_or_else(|| wrong("an impossible time"))?,
+            size: stored,
+            pieces: vec![(0, stored)],
+            offset: self.position,
+            xattrs: pax::xattrs(records).map_err(|e| wrong(&e))?,
+            path,
+        };
+        if header.entry_type() == EntryType::GNUSparse {
+            self.gnu_sparse(header, &mut member)?;
+        }
+        self.store(stored);
+        if records.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
+            self.pax_sparse(header, records, &mut member)?;
+        }
+        Ok(member)
+    }
+
+    /// The old GNU format: the map stands in the header and in blocks behind it.
+    fn gnu_sparse(&mut self, header: &Header, member: &mut Member) -> Result<(), Wrong> {
+        let damaged = || Wrong::Bad(format!("{}: a damaged map of a sparse file", show(&member.path)));
+        let gnu = header.as_gnu().ok_or_else(damaged)?;
+        let mut pieces = Vec::new();
+        let mut add = |of: &[GnuSparseHeader]| -> Result<(), Wrong> {
+            for piece in of.iter().filter(|p| !p.is_empty()) {
+                pieces.push((piece.offset().map_err(|_| damaged())?, piece.length().map_err(|_| damaged())?));
+            }
+            if pieces.len() > MOST_PIECES { Err(damaged()) } else { Ok(()) }
+        };
+        add(&gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let mut block = GnuExtSparseHeader::new();
+            if !self.block(block.as_mut_bytes())? {
+                return Err(damaged());
+            }
+            add(block.sparse())?;
+            more = block.is_extended();
+        }
+        let size = gnu.real_size().map_err(|_| damaged())?;
+        let stored = member.size;
+        (member.offset, member.size, member.pieces) = (self.position, size, pieces);
+        check_pieces(member, stored).ok_or_else(damaged)
+    }
+
+    /// The PAX formats 0.1 (the map is a record) and 1.0 (the map stands before the data).
+    fn pax_sparse(&mut self, header: &Header, records: &Records<'_>, member: &mut Member) -> Result<(), Wrong> {
+        let shown = show(&member.path);
+        let damaged = || Wrong::Bad(format!("{shown}: a damaged or unknown map of a sparse file"));
+        let get = |key: &str| records.get(key.as_bytes()).copied();
+        let size = get("GNU.sparse.realsize").or(get("GNU.sparse.size")).and_then(pax::decimal).ok_or_else(damaged)?;
+        if member.kind != Kind::File || header.entry_type() == EntryType::GNUSparse {
+            return Err(damaged());
+        }
+        let (stored, mut numbers) = (self.left, Vec::new());
+        match (get("GNU.sparse.major"), get("GNU.sparse.minor"), get("GNU.sparse.map")) {
+            (None, None, Some(map)) => {
+                for text in map.split(|b| *b == b',') {
+                    numbers.push(pax::decimal(text).ok_or_else(damaged)?);
+                }
+            }
+            (Some(b"1"), Some(b"0"), None) => {
+                let count = self.line()?.filter(|n| *n < MOST_PIECES as u64).ok_or_else(damaged)?;
+                for _ in 0..2 * count {
+                    numbers.push(self.line()?.ok_or_else(damaged)?);
+                }
+                // The map is padded to whole blocks.
+                let used = stored - self.left;
+                let mut rest = ((BLOCK as u64 - used % BLOCK as u64) % BLOCK as u64).min(self.left);
+                let mut padding = [0_u8; BLOCK];
+                while rest > 0 {
+                    let most = usize::try_from(rest).unwrap_or(BLOCK).min(BLOCK);
+                    rest -= self.read(&mut padding[..most])? as u64;
+                }
+            }
+            _ => return Err(damaged()),
+        }
+        if numbers.len() % 2 != 0 || numbers.len() / 2 > MOST_PIECES {
+            return Err(damaged());
+        }
+        if let Some(real) = get("GNU.sparse.name") {
+            member.path = real.to_vec();
+        }
+        member.size = size;
+        member.offset = self.position;
+        member.pieces = numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect();
+        check_pieces(member, self.left).ok_or_else(damaged)
+    }
+
+    /// A decimal number that ends with a line feed.
+    fn line(&mut self) -> Result<Option<u64>, Wrong> {
+        let mut text = Vec::new();
+        let mut byte = [0_u8];
+        while text.len() < 21 {
+            if self.read(&mut byte)? == 0 {
+                return Ok(None);
+            }
+            if byte[0] == b'\n' {
+                return Ok(pax::decimal(&text));
+            }
+            text.push(byte[0]);
+        }
+        Ok(None)
+    }
+}
+
+/// Pieces lie one behind the other within the file and need exactly what is stored.
+fn check_pieces(member: &Member, stored: u64) -> Option<()> {
+    let (mut end, mut sum) = (0_u64, 0_u64);
+    for (offset, length) in &member.pieces {
+        if *offset < end {
+            return None;
+        }
+        end = offset.checked_add(*length)?;
+        sum = sum.checked_add(*length)?;
+    }
+    (end <= member.size && sum == stored).then_some(())
+}
+
+fn name(long: Option<Vec<u8>>, record: Option<&&[u8]>, short: Vec<u8>) -> Result<Vec<u8>, Wrong> {
+    match (long, record) {
+        (Some(_), Some(_)) => bad(format!("{}: a long name twice", show(&short))),
+        (Some(mut long), None) => {
+            if long.last() == Some(&0) {
+                long.pop();
+            }
+            Ok(long)
+        }
+        (None, Some([])) => bad(format!("{}: an empty name", show(&short))),
+        (None, Some(record)) => Ok(record.to_vec()),
+        (None, None) => Ok(short),
+    }
+}
+
+fn read_over<R: Read>(reader: &mut R, bytes: u64) -> io::Result<()> {
+    if io::copy(&mut reader.take(bytes), &mut io::sink())? == bytes {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
