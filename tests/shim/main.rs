@@ -1,6 +1,7 @@
 //! The real torpor-shim with the real torpor-init, without an engine.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+mod gvisor;
 mod hostile;
 mod pod;
 mod takeover;

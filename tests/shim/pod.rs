@@ -1,6 +1,6 @@
 //! A sandbox without an engine: torpor-init as PID 1 of namespaces of its own, on a root made of the host's directories.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ impl Pod {
         for d in [&plan.dir, &plan.log_dir, &plan.dir.join("root")] {
             std::fs::create_dir(d).unwrap();
         }
-        let shims = RealShims::new(env!("CARGO_BIN_EXE_torpor-shim").into());
+        let shims = RealShims::new(binary("torpor-shim"));
         let shim = shims.spawn(&plan).await.unwrap();
         Pod { plan, shim, shims, dir }
     }
@@ -133,9 +133,16 @@ fn processes(dir: &Path) -> Vec<Pid> {
     .collect()
 }
 
+/// One of the programs: that of `TORPOR_TEST_BIN`, a directory, or the one just built.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    let built =
+        if name == "torpor-shim" { env!("CARGO_BIN_EXE_torpor-shim") } else { env!("CARGO_BIN_EXE_torpor-init") };
+    std::env::var_os("TORPOR_TEST_BIN").map_or(built.into(), |dir| Path::new(&dir).join(name))
+}
+
 pub(crate) fn command(script: &str, main: &str) -> EngineCommand {
     let mut command = EngineCommand::new("/bin/sh", ["-c", script]);
-    command.env.push(("INIT".into(), env!("CARGO_BIN_EXE_torpor-init").into()));
+    command.env.push(("INIT".into(), binary("torpor-init").to_string_lossy().into_owned()));
     command.env.push(("MAIN".into(), main.into()));
     command
 }
