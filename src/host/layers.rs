@@ -6,6 +6,7 @@
 
 mod import;
 mod job;
+mod mountpoints;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -143,7 +143,12 @@ impl Core {
 
     /// Makes a pod, and starts it unless told otherwise. All or nothing: if it can't be started it is gone again.
     pub(super) async fn create(self: &Arc<Self>, spec: PodSpec, image: &ImageRecord, start: bool) -> Result<PodRecord> {
-        let pod = self.add_pod(spec, self.origin_of_image(image)?).await?;
+        let mut origin = self.origin_of_image(image)?;
+        let targets: Vec<_> = spec.volumes.iter().map(|v| v.target.clone()).collect();
+        if let Some(layer) = self.host.layers.add_mountpoints(&origin.layers, &targets).await? {
+            origin.layers.push(layer.digest);
+        }
+        let pod = self.add_pod(spec, origin).await?;
         let turn = pod.turn().await;
         let made = async {
             if start {

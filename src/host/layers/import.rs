@@ -186,10 +186,14 @@ impl Layers {
     /// # Errors
     /// The program can't be read.
     pub async fn add_init(&self, program: &Path) -> Result<LayerInfo> {
-        let (this, path) = (self.clone(), program.to_owned());
+        let bytes = std::fs::read(program).attempt(Code::Internal, || format!("read init {}", program.display()))?;
+        self.add_own(archive::init_layer(&bytes).attempt(Code::Internal, || "pack init".into())?).await
+    }
+
+    /// A layer of torpor's own making.
+    pub(super) async fn add_own(&self, tar: Vec<u8>) -> Result<LayerInfo> {
+        let this = self.clone();
         Job::run(move |job| {
-            let bytes = std::fs::read(&path).attempt(Code::Internal, || format!("read init {}", path.display()))?;
-            let tar = archive::init_layer(&bytes).attempt(Code::Internal, || "pack init".into())?;
             let digest = Digest::from_sha256(&Sha256::digest(&tar).into());
             if this.has(&digest) {
                 return this.info(&digest);

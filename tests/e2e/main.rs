@@ -1,0 +1,12 @@
+//! End to end: a real torpord, real runsc, real namespaces, a real object store.
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs, reason = "tests")]
+
+mod badinput;
+mod cli;
+mod daemon;
+mod life;
+mod limits;
+mod recovery;
+mod sleep;
+#[path = "../support/mod.rs"]
+mod support;
