@@ -550,3 +550,52 @@ async fn the_same_layer_from_many_sides_at_once() {
     assert_eq!(place.layers.list().unwrap().len(), 1);
     place.is_clean();
 }
+
+/// What the process that unpacks could do if a tar took it over.
+#[tokio::test]
+async fn the_worker_can_reach_nothing() {
+    if !support::root() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let mut worker = std::process::Command::new(env!("CARGO_BIN_EXE_torpord"))
+        .args(["unpack-worker", "1000000", "100", "1"])
+        .current_dir(tmp.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It is confined once it has unpacked something.
+    let tar = Tar::of([file("a", "x"), file("b", "x")]).end();
+    std::io::Write::write_all(worker.stdin.as_mut().unwrap(), &tar[..1024]).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !tmp.path().join("a").exists() {
+        assert!(std::time::Instant::now() < deadline, "nothing is unpacked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let of = |what: &str| format!("/proc/{}/{what}", worker.id());
+    let status = std::fs::read_to_string(of("status")).unwrap();
+    let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP
+    let kept = format!("{:016x}", 0b11_011_u64 | 1 << 31);
+    assert_eq!([line("CapEff:"), line("CapPrm:")], [kept.clone(), kept]);
+    for none in ["CapBnd:", "CapInh:", "CapAmb:"] {
+        assert_eq!(line(none), "0000000000000000", "{none}");
+    }
+    assert_eq!(line("NoNewPrivs:"), "1");
+    let mounts = std::fs::read_to_string(of("mountinfo")).unwrap();
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    let seen: Vec<_> = std::fs::read_dir(of("root")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(seen, ["a"]);
+    for space in ["ns/mnt", "ns/net", "ns/ipc", "ns/uts"] {
+        let own = std::fs::read_link(Path::new("/proc/self").join(space)).unwrap();
+        assert_ne!(std::fs::read_link(of(space)).unwrap(), own, "{space}");
+    }
+    let limits = std::fs::read_to_string(of("limits")).unwrap();
+    assert!(limits.lines().any(|l| l.starts_with("Max open files") && l.contains(" 64 ")), "{limits}");
+    std::io::Write::write_all(worker.stdin.as_mut().unwrap(), &tar[1024..]).unwrap();
+    let out = worker.wait_with_output().unwrap();
+    assert!(out.status.success());
+    assert_eq!(out.stdout, b"2");
+}

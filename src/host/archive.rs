@@ -30,7 +30,7 @@ pub enum Contents {
     /// One root file system.
     Rootfs(Decompressed),
     /// Layers and a configuration.
-    Image(Image),
+    Image(Box<Image>),
 }
 
 /// The files of an archive that can be read at any place.
@@ -116,7 +116,7 @@ pub fn open(mut spool: File, tmp: &Path, limit: u64) -> Result<Contents> {
     plain.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
     let index = Index::read(plain, copied)?;
     if index.entries.contains_key("oci-layout") || index.entries.contains_key("manifest.json") {
-        return Ok(Contents::Image(image::read(index)?));
+        return Ok(Contents::Image(Box::new(image::read(index)?)));
     }
     Ok(Contents::Rootfs(again(&mut spool)?))
 }
@@ -154,7 +154,7 @@ impl Index {
     fn read(file: File, length: u64) -> Result<Self> {
         let mut members =
             Members::over_file(file.try_clone().attempt(Code::Internal, || "read the upload".to_owned())?);
-        let (mut entries, mut links) = (BTreeMap::new(), Vec::new());
+        let (mut entries, mut links, mut twice) = (BTreeMap::new(), Vec::new(), None);
         while let Some(member) = members.next().map_err(|e| damaged(&e))? {
             let name = plain_name(&member.path);
             let inside = member.offset.checked_add(member.size).is_some_and(|end| end <= length);
@@ -164,9 +164,8 @@ impl Index {
             match member.kind {
                 // A sparse file's bytes do not lie in a row.
                 Kind::File if member.pieces.len() == 1 => {
-                    if entries.insert(name.clone(), (member.offset, member.size)).is_some() {
-                        return Err(Error::new(Code::BadArchive, format!("the image has {name:?} twice")));
-                    }
+                    let before = entries.insert(name.clone(), (member.offset, member.size));
+                    twice = twice.or(before.map(|_| name));
                 }
                 // Old `docker save` links equal layers to each other.
                 Kind::Symlink(target) | Kind::Link(target) => {
@@ -174,6 +173,9 @@ impl Index {
                 }
                 _ => {}
             }
+        }
+        if let Some(name) = twice {
+            return Err(Error::new(Code::BadArchive, format!("the image has {name:?} twice")));
         }
         for (name, target) in links {
             if let Some(place) = entries.get(&target).copied() {

@@ -114,7 +114,7 @@ fn digest(text: &str) -> Result<Digest> {
 
 /// Name and digest of what a descriptor speaks of; its size must be that of the file.
 fn blob(index: &Index, descriptor: &Descriptor) -> Result<(String, Digest)> {
-    let d = digest(&descriptor.digest().to_string())?;
+    let d = digest(descriptor.digest().as_ref())?;
     let name = format!("blobs/sha256/{}", d.hex());
     let size = index.reader(&name)?.limit();
     if size != descriptor.size() {

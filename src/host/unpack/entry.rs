@@ -3,7 +3,7 @@
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
-use super::member::{Kind, Member, Members, Wrong, show};
+use super::member::{Kind, Member, Members, Wrong, Xattrs, show};
 use super::tree::{self, Attributes, Found, Place, Tree, split};
 use super::{Limits, OPAQUE, Stop};
 
@@ -89,7 +89,7 @@ fn clean(raw: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// The attributes that a layer may have; those of other systems are left out. The flag says that the directory is opaque.
-fn kept_xattrs(member: &Member) -> Result<(Vec<(String, Vec<u8>)>, bool), String> {
+fn kept_xattrs(member: &Member) -> Result<(Xattrs, bool), String> {
     let (mut kept, mut opaque) = (Vec::new(), false);
     for (name, value) in &member.xattrs {
         if name == OPAQUE && value == b"y" && member.kind == Kind::Directory {
@@ -265,7 +265,7 @@ impl Unpacker<'_> {
         member: &Member,
         members: &mut Members<R>,
         attributes: &Attributes,
-        xattrs: &[(String, Vec<u8>)],
+        xattrs: &Xattrs,
     ) -> Result<(), Stop> {
         let at = |e: io::Error| Stop::Io(show(&member.path), e);
         let sum = self.done.bytes.checked_add(member.size).filter(|n| *n <= self.limits.bytes);

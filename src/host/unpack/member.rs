@@ -55,6 +55,9 @@ pub(crate) fn show(name: &[u8]) -> String {
     if name.len() > 200 { format!("\"{text}…\"") } else { format!("\"{text}\"") }
 }
 
+/// Extended attributes: names and values.
+pub(crate) type Xattrs = Vec<(String, Vec<u8>)>;
+
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -96,7 +99,7 @@ pub(crate) struct Member {
     /// Where its bytes begin in the archive.
     pub(crate) offset: u64,
     /// Extended attributes.
-    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+    pub(crate) xattrs: Xattrs,
 }
 
 /// Reads members.
@@ -139,7 +142,7 @@ impl<R: Read> Members<R> {
                 }
                 return Ok(None);
             };
-            let size = header.entry_size().map_err(|e| Wrong::Bad(e.to_string()))?;
+            let size = or_blank(header.entry_size(), &header.as_old().size).map_err(|e| Wrong::Bad(e.to_string()))?;
             let kind = header.entry_type();
             let slot = match kind {
                 EntryType::GNULongName => &mut long_name,
@@ -303,13 +306,16 @@ impl<R: Read> Members<R> {
         };
         let mtime = match records.get(&b"mtime"[..]) {
             Some(text) => pax::time(text),
-            None => header.mtime().ok().and_then(|s| i64::try_from(s).ok()).map(|s| (s, 0)),
+            None => or_blank(header.mtime(), &header.as_old().mtime)
+                .ok()
+                .and_then(|s| i64::try_from(s).ok())
+                .map(|s| (s, 0)),
         };
         let mut member = Member {
             kind,
             mode: header.mode().map_err(|_| wrong("impossible permissions"))? & 0o7777,
-            uid: owner(b"uid", header.uid())?,
-            gid: owner(b"gid", header.gid())?,
+            uid: owner(b"uid", or_blank(header.uid(), &header.as_old().uid))?,
+            gid: owner(b"gid", or_blank(header.gid(), &header.as_old().gid))?,
             mtime: mtime.filter(|(s, _)| s.unsigned_abs() < 1 << 40).ok_or_else(|| wrong("an impossible time"))?,
             size: stored,
             pieces: vec![(0, stored)],
@@ -413,6 +419,11 @@ impl<R: Read> Members<R> {
         }
         Ok(None)
     }
+}
+
+/// A field that is left blank means 0, as every other reader has it.
+fn or_blank(number: io::Result<u64>, field: &[u8]) -> io::Result<u64> {
+    if number.is_err() && field.iter().all(|b| matches!(b, 0 | b' ')) { Ok(0) } else { number }
 }
 
 /// Pieces lie one behind the other within the file and need exactly what is stored.

@@ -111,7 +111,11 @@ impl Place<'_> {
         Ok(match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Found::Directory,
             FileType::CharacterDevice if stat.st_rdev == 0 => Found::Whiteout,
-            _ => Found::Other { dev: stat.st_dev, ino: stat.st_ino, links: u64::from(stat.st_nlink) },
+            _ => {
+                #[allow(clippy::useless_conversion, reason = "on other processors it is shorter")]
+                let links = u64::from(stat.st_nlink);
+                Found::Other { dev: stat.st_dev, ino: stat.st_ino, links }
+            }
         })
     }
 
