@@ -56,7 +56,10 @@ pub fn ready() -> bool {
 /// A small root file system with busybox and the counter, made once.
 pub fn image() -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let tar = dir.join("test-image.tar");
+    // Named by the server's source: another one is another image.
+    let source = include_bytes!("../support/counter.rs");
+    let sum = source.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let tar = dir.join(format!("test-image-{sum:x}.tar"));
     if tar.exists() {
         return tar;
     }
