@@ -166,3 +166,34 @@ fn join_by_links(lower: &[PathBuf], place: &Path, links: &Path) -> Result<()> {
 fn is_overlay(path: &Path) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_older_kernels_need_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        // Paths that alone would fill the page of options, with what options can't hold.
+        let lower: Vec<PathBuf> = (0..MOST).map(|n| tmp.path().join(format!("{n},:{}", "x".repeat(100)))).collect();
+        for (n, layer) in lower.iter().enumerate() {
+            std::fs::create_dir(layer).unwrap();
+            std::fs::write(layer.join("who"), n.to_string()).unwrap();
+        }
+        let (place, links) = (tmp.path().join("m"), tmp.path().join("l"));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::create_dir(&links).unwrap();
+        let joined = join_by_links(&lower, &place, &links);
+        std::fs::remove_dir_all(&links).unwrap();
+        let seen = std::fs::read_to_string(place.join("who"));
+        let read_only = std::fs::write(place.join("x"), "x").is_err();
+        let overlay = is_overlay(&place);
+        let _ = umount2(&place, MntFlags::MNT_DETACH);
+        joined.unwrap();
+        assert_eq!(seen.unwrap(), "0");
+        assert!(read_only && overlay);
+    }
+}

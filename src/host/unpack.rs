@@ -9,6 +9,7 @@ mod confine;
 mod entry;
 pub(crate) mod member;
 mod pax;
+mod sparse;
 mod tree;
 
 #[cfg(test)]
