@@ -599,3 +599,99 @@ async fn the_worker_can_reach_nothing() {
     assert!(out.status.success());
     assert_eq!(out.stdout, b"2");
 }
+
+/// A sandbox that goes whatever happens.
+struct Sandbox {
+    runsc: PathBuf,
+    dir: PathBuf,
+    id: String,
+}
+
+impl Sandbox {
+    fn run(&self, args: &[&str]) -> std::process::ExitStatus {
+        std::process::Command::new("timeout")
+            .arg("60")
+            .arg(&self.runsc)
+            .arg("--root")
+            .arg(self.dir.join("r"))
+            .args(["--network=none", "--ignore-cgroups"])
+            .arg(format!("--overlay2=root:dir={}", self.dir.join("d").display()))
+            .args(args)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::fs::File::create(self.dir.join("err")).unwrap())
+            .status()
+            .unwrap()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.run(&["delete", "--force", &self.id]);
+        let _ = nix::mount::umount2(&self.dir.join("r/null-netns"), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn what_runsc_writes_of_a_root_is_a_layer() {
+    let (true, Some(runsc)) = (support::root(), support::runsc()) else { return };
+    let busybox = Path::new("/bin/busybox");
+    if !support::has("busybox", busybox.is_file()) {
+        return;
+    }
+    let place = place();
+    let dir = place.state.join("sandbox");
+    for d in ["rootfs/bin", "rootfs/old/sub", "d", "r"] {
+        std::fs::create_dir_all(dir.join(d)).unwrap();
+    }
+    std::fs::copy(busybox, dir.join("rootfs/bin/busybox")).unwrap();
+    for f in ["old/a", "gone1", "gone2", "kept"] {
+        std::fs::write(dir.join("rootfs").join(f), "1").unwrap();
+    }
+    let script = "cd /; b=/bin/busybox; $b rm -r old; $b mkdir old; echo 2 >old/new; $b chmod 4711 old/new; \
+                  $b rm gone1 gone2; $b ln -s /x link; $b ln old/new hard; echo x >'new\nline'; $b mkfifo fifo; \
+                  $b touch done; exec $b sleep 1000";
+    let caps = serde_json::json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"]);
+    let config = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/bin/busybox", "sh", "-c", script],
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps}},
+        "root": {"path": dir.join("rootfs")},
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]},
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let id = format!("layers-{}", std::process::id());
+    let sandbox = Sandbox { runsc, dir: dir.clone(), id: id.clone() };
+    let started = sandbox.run(&["run", "-detach", "-bundle", dir.to_str().unwrap(), &id]);
+    assert!(started.success(), "{}", std::fs::read_to_string(dir.join("err")).unwrap());
+    let upper = dir.join("upper.tar");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let saved = loop {
+        let _ = std::fs::remove_file(&upper);
+        assert!(sandbox.run(&["tar", "rootfs-upper", "-file", upper.to_str().unwrap(), &id]).success());
+        let saved = place.layers.save_upper(&upper).await.unwrap().unwrap();
+        if place.layers.path(&saved.digest).join("done").exists() {
+            break saved;
+        }
+        assert!(std::time::Instant::now() < deadline, "the script does not end");
+    };
+    drop(sandbox);
+    let source = ImportSource::Directory(dir.join("rootfs"));
+    let below = place.layers.import(source, &Progress::default()).await.unwrap().layers.remove(0);
+    let rootfs = Rootfs::open(&dir, place.layers.clone()).unwrap();
+    let mount = Mounted(&rootfs, "ef");
+    let path = rootfs.ensure(mount.1, &[below.digest, saved.digest.clone()]).await.unwrap();
+    let old: Vec<_> = std::fs::read_dir(path.join("old")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(old, ["new"]);
+    let new = std::fs::metadata(path.join("old/new")).unwrap();
+    assert_eq!((new.mode() & 0o7777, new.nlink()), (0o4711, 2));
+    for gone in ["gone1", "gone2", "old/a", "old/sub"] {
+        assert!(!path.join(gone).exists(), "{gone}");
+    }
+    for there in ["kept", "hard", "new\nline", "bin/busybox"] {
+        assert!(path.join(there).exists(), "{there}");
+    }
+    assert!(path.join("fifo").metadata().unwrap().file_type().is_fifo());
+    assert_eq!(std::fs::read_link(path.join("link")).unwrap(), Path::new("/x"));
+    drop(mount);
+}
