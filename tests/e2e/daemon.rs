@@ -11,17 +11,12 @@ use torpor::api::types::{CreatePod, ExecPod, ExecResult, Pod, PortPair, PortSpec
 
 use crate::support;
 
+#[derive(Default)]
 pub struct Options {
     pub store: Option<String>,
     pub runsc: Option<PathBuf>,
     pub config: String,
     pub env: Vec<(String, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options { store: None, runsc: None, config: String::new(), env: vec![] }
-    }
 }
 
 pub struct Daemon {

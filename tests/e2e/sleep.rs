@@ -177,7 +177,7 @@ async fn another_daemon_that_shares_an_s3_store_restores_the_snapshot() {
     assert!(taken.stored > 0 && taken.stored < taken.size);
 
     let there = Daemon::with(s3.options());
-    assert_eq!(there.client.snapshots().await.unwrap(), [taken.clone()]);
+    assert_eq!(there.client.snapshots().await.unwrap(), std::slice::from_ref(&taken));
     let copy = there.client.restore_snapshot(&taken.id, None, &mut |_| ()).await.unwrap();
     assert_eq!(copy.name, "web-copy");
     let port = copy.ports[0].host;

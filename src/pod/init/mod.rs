@@ -90,7 +90,7 @@ fn set_nonblocking(fd: BorrowedFd<'_>) {
 /// Milliseconds of the monotonic clock.
 fn now_ms() -> i64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |t| i64::from(t.tv_sec()) * 1000 + i64::from(t.tv_nsec()) / 1_000_000)
+        .map_or(0, |t| t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000)
 }
 
 /// What a descriptor in the poll set stands for.
