@@ -230,6 +230,8 @@ pub fn read(
     });
     Ok(futures::stream::unfold(Some((cursor, inotify, ended, false)), move |state| async move {
         let (mut cursor, inotify, mut ended, mut over) = state?;
+        // Reading never waits while there is something to read: others get their turn between batches.
+        tokio::task::yield_now().await;
         loop {
             match cursor.read() {
                 Err(e) => return Some((Err(e).attempt(Code::Internal, || "read the log".into()), None)),

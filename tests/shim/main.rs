@@ -1,5 +1,5 @@
 //! The real torpor-shim with the real torpor-init, without an engine.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test")]
 
 mod gvisor;
 mod hostile;

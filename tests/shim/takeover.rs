@@ -25,7 +25,7 @@ async fn no_line_is_lost_or_doubled_by_killed_shims() {
     // In bursts of 300 KB, far more together than init keeps for a shim that is not there.
     let pad = "x".repeat(150);
     let rounds =
-        format!("r=0; while [ ! -e /tmp/stop ]; do r=$((r+1)); seq -f \"{pad} $r %.0f\" 1 {ROUND}; sleep 0.02; done");
+        format!("r=0; while [ ! -e /tmp/stop ]; do r=$((r+1)); seq -f \"{pad} $r %.0f\" 1 {ROUND}; sleep 0.1; done");
     pod.launch(&format!("({rounds}) & ({rounds}) >&2; wait; printf last; exit 9")).await;
     for _ in 0..KILLS {
         let last = LogQuery { tail: Some(1), ..LogQuery::default() };

@@ -107,6 +107,23 @@ async fn a_follower_gets_each_line_once_over_rotations_and_torn_ends() {
 }
 
 #[tokio::test]
+async fn a_long_log_leaves_others_their_turn() {
+    let mut w = Writer::new(3);
+    w.write(20_000); // some batches
+    let turns = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(w.read(LogQuery::default()).await.len(), 20_000);
+    other.abort();
+    assert!(turns.load(std::sync::atomic::Ordering::Relaxed) >= 4);
+}
+
+#[tokio::test]
 async fn a_gap_in_the_names_hides_nothing() {
     let mut w = Writer::new(9);
     for _ in 0..4 {
