@@ -1,0 +1,5 @@
+//! What holds of the source and of what it generates, without a host.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod architecture;
+mod document;
