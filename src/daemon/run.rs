@@ -73,11 +73,13 @@ type Started = (Arc<Core>, Arc<RealNetwork>, RunscRuntime, RealCgroups);
 
 async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) -> Result<Started> {
     let dirs = Dirs::new(&config.state_dir, &tag);
+    files::create_dir_all(Path::new("/run/torpor"), 0o755)?; // the default socket lies in it
     for dir in [dirs.run().to_owned(), dirs.sandboxes(), dirs.pods(), dirs.volumes(), dirs.tmp()] {
         files::create_dir_all(&dir, 0o700)?;
     }
     let own = std::env::current_exe().attempt(Code::Internal, || "find torpord's own program".into())?;
     let own = private_copy(&own, dirs.run())?;
+    files::create_private(&config.state_dir.join("torpor.db"))?; // it holds pods' environments
     let db = Db::open(&config.state_dir.join("torpor.db"))?;
     let limits =
         Limits { layer_bytes: config.max_layer_bytes, layer_inodes: 4_000_000, upload_bytes: config.max_layer_bytes };

@@ -37,6 +37,15 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
     failed(DirBuilder::new().recursive(true).mode(mode).create(path), "make directory", path)
 }
 
+/// Makes a file that only its owner may read; one that is there already is left alone.
+///
+/// # Errors
+/// It can't be made.
+pub fn create_private(path: &Path) -> Result<()> {
+    let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    failed(made.map(drop), "make", path)
+}
+
 /// Writes a file that need not survive a power loss.
 ///
 /// # Errors

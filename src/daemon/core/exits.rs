@@ -66,6 +66,7 @@ impl Core {
         reason: Option<ExitReason>,
     ) -> Result<PodRecord> {
         let record = turn.record();
+        let new = self.new_layers.read().await;
         let saved = if exit.sandbox_died || exit.shim_lost {
             Err(Error::new(Code::Runtime, "its sandbox is gone, and with it what was written since the last stop"))
         } else {
@@ -88,6 +89,7 @@ impl Core {
                 }
             })
             .await?;
+        drop(new);
         turn.pod().set_shim(None);
         if let Err(e) = self.publish_forwards().await {
             tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that ended");

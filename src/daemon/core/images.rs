@@ -30,6 +30,7 @@ impl Core {
             Some(b) => Some(self.image(&b).await?),
             None => None,
         };
+        let _new = self.new_layers.read().await;
         let imported = self.host.layers.import(source, progress).await?;
         let _leases = self.leases.lock().await;
         let record = named(name, base.as_ref(), imported)?;
@@ -59,8 +60,9 @@ impl Core {
         self.collect_layers().await
     }
 
-    /// Removes layers that neither an image nor a pod names.
+    /// Removes layers that neither an image nor a pod names. While some are being made, that is left for another time.
     pub(super) async fn collect_layers(&self) -> Result<()> {
+        let Ok(_alone) = self.new_layers.try_write() else { return Ok(()) };
         let _leases = self.leases.lock().await;
         let mut used: BTreeSet<Digest> = BTreeSet::from([self.init.digest.clone()]);
         for image in self.db.images().await? {

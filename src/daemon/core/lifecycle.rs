@@ -143,12 +143,14 @@ impl Core {
 
     /// Makes a pod, and starts it unless told otherwise. All or nothing: if it can't be started it is gone again.
     pub(super) async fn create(self: &Arc<Self>, spec: PodSpec, image: &ImageRecord, start: bool) -> Result<PodRecord> {
+        let new = self.new_layers.read().await;
         let mut origin = self.origin_of_image(image)?;
         let targets: Vec<_> = spec.volumes.iter().map(|v| v.target.clone()).collect();
         if let Some(layer) = self.host.layers.add_mountpoints(&origin.layers, &targets).await? {
             origin.layers.push(layer.digest);
         }
         let pod = self.add_pod(spec, origin).await?;
+        drop(new);
         let turn = pod.turn().await;
         let made = async {
             if start {

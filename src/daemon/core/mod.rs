@@ -87,6 +87,8 @@ pub struct Core {
     leases: tokio::sync::Mutex<()>,
     /// Held while the table of forwards is set.
     forwards: tokio::sync::Mutex<()>,
+    /// Read while layers are made that nothing names yet; written while unused ones are removed.
+    new_layers: tokio::sync::RwLock<()>,
     shutdown: CancellationToken,
 }
 
@@ -141,6 +143,7 @@ impl Core {
             unreadable,
             leases: tokio::sync::Mutex::new(()),
             forwards: tokio::sync::Mutex::new(()),
+            new_layers: tokio::sync::RwLock::new(()),
             shutdown,
         }))
     }

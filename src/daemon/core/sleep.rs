@@ -140,18 +140,26 @@ impl Core {
         let dir = self.dirs.checkpoint(id);
         files::create_dir_all(&dir, 0o700)?;
         progress.phase("save");
-        let frozen = self.save_frozen(turn, id, &engine, &plan, &dir, go_on, progress);
-        let written = match tokio::time::timeout(self.config.freeze_limit, frozen).await {
-            Ok(done) => done,
-            Err(_) => Err(Error::new(
-                Code::Timeout,
-                format!(
-                    "save pod {}: it would stay frozen for more than {} s",
-                    record.spec.name,
-                    self.config.freeze_limit.as_secs()
-                ),
-            )
-            .hint("the pod goes on; raise freeze-limit-seconds or use a faster store")),
+        let limit = self.config.freeze_limit;
+        let too_long = || {
+            let name = &record.spec.name;
+            Error::new(Code::Timeout, format!("save pod {name}: it would stand still for more than {} s", limit.as_secs()))
+                .hint("the pod goes on; raise freeze-limit-seconds or use a faster store")
+        };
+        let begun = tokio::time::Instant::now();
+        let frozen = self.save_frozen(turn, id, &engine, &plan, &dir, progress);
+        let written = match tokio::time::timeout(limit, frozen).await {
+            Ok(Ok(upload)) if go_on => {
+                // Its memory is on the local disk: the rest takes as long as the store does.
+                self.go_on(turn, &engine, &plan).await;
+                upload.finish().await
+            }
+            Ok(Ok(upload)) => {
+                let left = limit.saturating_sub(begun.elapsed());
+                tokio::time::timeout(left, upload.finish()).await.unwrap_or_else(|_| Err(too_long()))
+            }
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(too_long()),
         };
         let saved = match written {
             Ok((files, stored)) => self.write_manifest(&record, id, layers, files, stored).await,
@@ -174,8 +182,7 @@ impl Core {
         }
     }
 
-    /// The part in which the pod stands still.
-    #[expect(clippy::too_many_arguments, reason = "one step of save_pod, which has them all at hand")]
+    /// The part in which the pod must stand still: until its checkpoint is on the local disk.
     async fn save_frozen(
         self: &Arc<Self>,
         turn: &Turn<'_>,
@@ -183,19 +190,14 @@ impl Core {
         engine: &EngineRef,
         plan: &CreatePlan,
         dir: &Path,
-        go_on: bool,
         progress: &Progress,
-    ) -> Result<(Vec<FileImage>, u64)> {
-        let shim = turn.pod().shim()?;
-        shim.quiesce().await?;
+    ) -> Result<SnapshotUpload> {
+        turn.pod().shim()?.quiesce().await?;
         self.host.runtime.pause(engine, plan).await?;
         let upload = SnapshotUpload::begin(&self.host.store, id, dir, progress.clone())?;
         self.host.runtime.checkpoint(engine, plan, dir).await?;
         self.require_reserve().await?;
-        if go_on {
-            self.go_on(turn, engine, plan).await;
-        }
-        upload.finish().await
+        Ok(upload)
     }
 
     /// The pod goes on where it was paused. Tried whatever went wrong before.

@@ -27,6 +27,7 @@ impl Core {
     ) -> Result<PodRecord> {
         let manifest = self.host.store.manifest(id).await?;
         self.preflight(&manifest)?;
+        let new = self.new_layers.read().await;
         let images = self.checkpoint_files(id, Some(&manifest), progress).await?;
         self.fetch_layers(&manifest, progress).await?;
         let mut spec = manifest.pod.spec.clone();
@@ -50,6 +51,7 @@ impl Core {
             snapshot: Some(id.clone()),
         };
         let pod = self.add_pod(spec, origin).await?;
+        drop(new);
         let turn = pod.turn().await;
         let from = From::Checkpoint { images: images.path().to_owned(), copy: true };
         let made = match self.next_incarnation_as_is(&turn, from).await {
@@ -85,6 +87,7 @@ impl Core {
         let states = [PodState::Running, PodState::Created, PodState::Stopped, PodState::Sleeping, PodState::Failed];
         turn.require(&states, "restore a snapshot into it")?;
         self.preflight(&manifest)?;
+        let new = self.new_layers.read().await;
         let images = self.checkpoint_files(id, Some(&manifest), progress).await?;
         self.fetch_layers(&manifest, progress).await?;
         // All that can be refused has been: only now the present sandbox goes.
@@ -102,6 +105,7 @@ impl Core {
             r.template = manifest.template;
         })
         .await?;
+        drop(new);
         let from = || From::Checkpoint { images: images.path().to_owned(), copy: false };
         let mut restored = self.next_incarnation(&turn, PodState::Restoring, from()).await;
         if restored.is_err() {
