@@ -53,6 +53,15 @@ impl Place {
             Err(e) => e,
         }
     }
+    /// The thread of an import that was given up cleans up on its own.
+    async fn becomes_clean(&self) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while std::fs::read_dir(self.state.join("tmp")).unwrap().count() > 0 {
+            assert!(std::time::Instant::now() < deadline, "tmp is not cleaned");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.is_clean();
+    }
     /// Nothing half made is left.
     fn is_clean(&self) {
         assert_eq!(std::fs::read_dir(self.state.join("tmp")).unwrap().count(), 0, "something is left in tmp");
@@ -511,7 +520,7 @@ async fn what_is_given_up_leaves_nothing_and_what_a_crash_left_goes_at_start() {
         tokio::join!(import, async { write.await.unwrap() })
     });
     assert!(given_up.await.is_err());
-    place.is_clean();
+    place.becomes_clean().await;
     // The worker never reads: its caller gives up while it is being fed.
     let stuck = place.state.join("stuck");
     std::fs::write(&stuck, "#!/bin/sh\nexec sleep 1000\n").unwrap();
@@ -520,11 +529,7 @@ async fn what_is_given_up_leaves_nothing_and_what_a_crash_left_goes_at_start() {
     let source = ImportSource::Stream(Box::new(std::io::Cursor::new(big)));
     let given_up = tokio::time::timeout(Duration::from_millis(300), layers.import(source, &nobody));
     assert!(given_up.await.is_err());
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while std::fs::read_dir(place.state.join("tmp")).unwrap().count() > 0 {
-        assert!(std::time::Instant::now() < deadline, "tmp is not cleaned");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    place.becomes_clean().await;
     // A crash: half made things of every kind.
     let (info, _) = place.one(Tar::of([file("a", "a")])).await;
     let hex = "0".repeat(64);

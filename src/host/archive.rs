@@ -19,6 +19,8 @@ use crate::model::{Attempt, Code, Error, Result};
 
 /// Files of an OCI layout or `docker save` archive.
 const MOST_FILES: usize = 10_000;
+/// Bytes by which an upload is taken for one or the other.
+const HEAD: u64 = 256 * 1024;
 /// Bytes of a name in one.
 const LONGEST_NAME: usize = 1024;
 
@@ -89,27 +91,32 @@ fn belongs_to_image(name: &str) -> bool {
         || first.strip_suffix(".tar").is_some_and(hex)
 }
 
-/// Finds out what an upload is. `tmp`: where it may be decompressed to, `limit` bytes at most.
+/// Finds out what an upload is. `tmp`: where an image is decompressed to, `limit` bytes at most, for it is read at any
+/// place; a root file system is handed on as it comes.
 ///
 /// # Errors
 /// [`Code::BadArchive`]: it is none of what is understood.
-pub fn open(mut spool: File, tmp: &Path, limit: u64) -> Result<Contents> {
-    let what = || "read the upload".to_owned();
-    let length = spool.metadata().attempt(Code::Internal, what)?.len();
-    if length == 0 {
+pub fn open(stream: Box<dyn Read + Send>, tmp: &Path, limit: u64) -> Result<Contents> {
+    let mut tar = decompress(stream)?;
+    let what = || "read the archive".to_owned();
+    let mut head = Vec::new();
+    tar.by_ref().take(HEAD).read_to_end(&mut head).attempt(Code::BadArchive, what)?;
+    if head.is_empty() {
         return Err(Error::new(Code::BadArchive, "the image is empty").hint("send a tar, .tar.gz or .tar.zst"));
     }
-    let again = |spool: &mut File| -> Result<Decompressed> {
-        spool.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
-        decompress(Box::new(spool.try_clone().attempt(Code::Internal, what)?))
-    };
-    if !looks_like_image(again(&mut spool)?) {
-        return Ok(Contents::Rootfs(again(&mut spool)?));
+    let is_candidate = looks_like_image(&head);
+    let tar = std::io::Cursor::new(head).chain(tar);
+    if !is_candidate {
+        return Ok(Contents::Rootfs(Box::new(tar)));
     }
-    // Read at any place, so not compressed.
-    let mut plain = tempfile::tempfile_in(tmp).attempt(Code::Internal, what)?;
-    let copied = std::io::copy(&mut again(&mut spool)?.take(limit.saturating_add(1)), &mut plain)
-        .attempt(Code::BadArchive, || "read the archive".into())?;
+    let mut plain = tempfile::tempfile_in(tmp).attempt(Code::Internal, || "make a file for the image".into())?;
+    let copied = std::io::copy(&mut tar.take(limit.saturating_add(1)), &mut plain);
+    let copied = copied.map_err(|e| match e.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Error::new(Code::Exhausted, "keep the image").because(e).hint("free space on the state directory's disk")
+        }
+        _ => Error::new(Code::BadArchive, what()).because(e),
+    })?;
     if copied > limit {
         return Err(Error::new(Code::TooLarge, format!("the image is larger than {limit} bytes")));
     }
@@ -118,7 +125,9 @@ pub fn open(mut spool: File, tmp: &Path, limit: u64) -> Result<Contents> {
     if index.entries.contains_key("oci-layout") || index.entries.contains_key("manifest.json") {
         return Ok(Contents::Image(Box::new(image::read(index)?)));
     }
-    Ok(Contents::Rootfs(again(&mut spool)?))
+    let mut plain = index.file;
+    plain.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
+    Ok(Contents::Rootfs(Box::new(BufReader::new(plain))))
 }
 
 fn damaged(wrong: &Wrong) -> Error {
@@ -131,8 +140,8 @@ fn plain_name(path: &[u8]) -> String {
 }
 
 /// By the first names in it. What can't be read is left to the worker, which says why.
-fn looks_like_image(tar: Decompressed) -> bool {
-    let mut members = Members::new(tar, false);
+fn looks_like_image(head: &[u8]) -> bool {
+    let mut members = Members::new(head, false);
     for _ in 0..MOST_FILES {
         let Ok(Some(member)) = members.next() else { return false };
         let name = plain_name(&member.path);

@@ -4,6 +4,7 @@
 //! whole and is written last. Half made things are in `tmp/` and begin with `layer-`. After a crash: they and what has no
 //! `.json` are removed at start.
 
+mod feed;
 mod import;
 mod job;
 mod mountpoints;

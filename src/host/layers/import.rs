@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncRead;
 
+use super::feed::{self, Count};
 use super::job::{Job, Scratch, Worker, write_failed};
 use super::{Hold, Layers};
 use crate::host::archive::{self, Contents, Decompressed};
@@ -15,8 +15,6 @@ use crate::host::progress::Progress;
 use crate::host::{files, unpack};
 use crate::model::{Attempt, Code, Digest, Error, ImageConfig, LayerInfo, Result};
 
-/// Without a byte from its source for so long, an import fails.
-const IDLE: Duration = Duration::from_secs(60);
 /// Up to so many bytes a layer may be any number of times larger than its compressed form.
 const FREE_RATIO: u64 = 1 << 30;
 /// A larger layer may be so many times larger.
@@ -44,8 +42,8 @@ pub struct Imported {
 /// A tar to make a layer of.
 struct Incoming<'a> {
     tar: Decompressed,
-    /// Bytes in which it came.
-    stored: u64,
+    /// Bytes in which it came, up to now.
+    stored: Count,
     /// Its digest, if that is known.
     expected: Option<&'a Digest>,
 }
@@ -59,66 +57,46 @@ impl Layers {
     pub async fn import(&self, source: ImportSource, progress: &Progress) -> Result<Imported> {
         let hold = self.hold();
         progress.phase("upload");
-        let spool = tempfile::tempfile_in(self.state.join("tmp"))
-            .attempt(Code::Internal, || "make a file for the upload".into())?;
-        match source {
-            ImportSource::Stream(stream) => self.spool(stream, &spool, progress).await?,
-            ImportSource::Directory(path) => {
-                let file = spool.try_clone().attempt(Code::Internal, || "keep the upload".into())?;
-                let most = self.limits.upload_bytes;
-                Job::run(move |job| archive::pack_directory(&path, file, most, &|| job.go_on())).await?;
+        let this = self.clone();
+        let quiet = progress.clone();
+        let (layers, config) = match source {
+            ImportSource::Stream(stream) => {
+                let (feeder, fed) = feed::pair();
+                let count = fed.count();
+                let work = Job::run(move |job| this.import_stream(Box::new(fed), &count, &quiet, job));
+                feed::drive(feeder.feed(stream, self.limits.upload_bytes, progress), work).await?
             }
-        }
-        progress.phase("unpack");
-        let (this, progress) = (self.clone(), progress.clone());
-        let (layers, config) = Job::run(move |job| this.import_file(spool, &progress, job)).await?;
+            ImportSource::Directory(path) => {
+                Job::run(move |job| {
+                    let mut file = tempfile::tempfile_in(this.state.join("tmp"))
+                        .attempt(Code::Internal, || "make a file for the directory".into())?;
+                    let packed = file.try_clone().attempt(Code::Internal, || "keep the directory".into())?;
+                    archive::pack_directory(&path, packed, this.limits.upload_bytes, &|| job.go_on())?;
+                    let size = file.stream_position().attempt(Code::Internal, || "keep the directory".into())?;
+                    file.seek(SeekFrom::Start(0)).attempt(Code::Internal, || "keep the directory".into())?;
+                    this.import_stream(Box::new(file), &Count::of(size), &quiet, job)
+                })
+                .await?
+            }
+        };
         Ok(Imported { layers, config, hold })
     }
 
-    async fn spool(
+    fn import_stream(
         &self,
-        mut stream: Box<dyn AsyncRead + Send + Unpin>,
-        spool: &File,
-        progress: &Progress,
-    ) -> Result<()> {
-        let file = spool.try_clone().attempt(Code::Internal, || "keep the upload".into())?;
-        let mut file = tokio::fs::File::from_std(file);
-        let mut bytes = vec![0_u8; 256 * 1024];
-        let mut sum = 0_u64;
-        loop {
-            let read = tokio::time::timeout(IDLE, stream.read(&mut bytes)).await.map_err(|_| {
-                Error::new(Code::Timeout, format!("receive the image: nothing came for {} s", IDLE.as_secs()))
-            })?;
-            let n = read.attempt(Code::BadArchive, || "receive the image".into())?;
-            if n == 0 {
-                break;
-            }
-            sum += n as u64;
-            if sum > self.limits.upload_bytes {
-                return Err(Error::new(
-                    Code::TooLarge,
-                    format!("the image is larger than {} bytes", self.limits.upload_bytes),
-                ));
-            }
-            file.write_all(&bytes[..n]).await.map_err(|e| write_failed(e, "keep the image"))?;
-            progress.add(n as u64);
-        }
-        file.flush().await.map_err(|e| write_failed(e, "keep the image"))
-    }
-
-    fn import_file(
-        &self,
-        spool: File,
+        stream: Decompressed,
+        count: &Count,
         progress: &Progress,
         job: &Job,
     ) -> Result<(Vec<LayerInfo>, Option<ImageConfig>)> {
-        let stored = spool.metadata().attempt(Code::Internal, || "look at the upload".into())?.len();
-        match archive::open(spool, &self.state.join("tmp"), self.limits.upload_bytes)? {
+        match archive::open(stream, &self.state.join("tmp"), self.limits.upload_bytes)? {
             Contents::Rootfs(tar) => {
-                progress.total(0);
-                Ok((vec![self.add(Incoming { tar, stored, expected: None }, progress, job)?], None))
+                let incoming = Incoming { tar, stored: count.clone(), expected: None };
+                // How far it is, who feeds it says.
+                Ok((vec![self.add(incoming, &Progress::default(), job)?], None))
             }
             Contents::Image(image) => {
+                progress.phase("unpack");
                 let mut layers = Vec::new();
                 for layer in &image.layers {
                     job.go_on()?;
@@ -127,7 +105,8 @@ impl Layers {
                         continue;
                     }
                     let (tar, stored) = image.open(layer)?;
-                    layers.push(self.add(Incoming { tar, stored, expected: Some(&layer.diff_id) }, progress, job)?);
+                    let incoming = Incoming { tar, stored: Count::of(stored), expected: Some(&layer.diff_id) };
+                    layers.push(self.add(incoming, progress, job)?);
                 }
                 Ok((layers, Some(image.config)))
             }
@@ -143,22 +122,19 @@ impl Layers {
         digest: &Digest,
         stream: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<LayerInfo> {
-        let spool = tempfile::tempfile_in(self.state.join("tmp"))
-            .attempt(Code::Internal, || "make a file for a layer".into())?;
-        self.spool(Box::new(stream), &spool, &Progress::default()).await?;
         let (this, digest) = (self.clone(), digest.clone());
-        Job::run(move |job| {
-            let mut spool = spool;
-            let what = || format!("read layer {digest}");
-            let stored = spool.seek(SeekFrom::End(0)).attempt(Code::Internal, what)?;
-            spool.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
-            let incoming = Incoming { tar: archive::decompress(Box::new(spool))?, stored, expected: Some(&digest) };
+        let (feeder, fed) = feed::pair();
+        let count = fed.count();
+        let work = Job::run(move |job| {
+            let incoming =
+                Incoming { tar: archive::decompress(Box::new(fed))?, stored: count, expected: Some(&digest) };
             this.add(incoming, &Progress::default(), job).map_err(|e| match e.code() {
-                Code::BadArchive => Error::new(Code::Damaged, what()).because(e),
+                Code::BadArchive => Error::new(Code::Damaged, format!("read layer {digest}")).because(e),
                 _ => e,
             })
-        })
-        .await
+        });
+        let quiet = Progress::default();
+        feed::drive(feeder.feed(stream, self.limits.upload_bytes, &quiet), work).await
     }
 
     /// What a sandbox's root holds beyond its image, as a layer; none if that is nothing but what init itself writes.
@@ -174,7 +150,7 @@ impl Layers {
                 return Ok(None);
             }
             let file = open()?;
-            let stored = file.metadata().attempt(Code::Internal, what)?.len();
+            let stored = Count::of(file.metadata().attempt(Code::Internal, what)?.len());
             let incoming = Incoming { tar: Box::new(BufReader::new(file)), stored, expected: None };
             this.add(incoming, &Progress::default(), job).map(Some)
         })
@@ -198,7 +174,7 @@ impl Layers {
             if this.has(&digest) {
                 return this.info(&digest);
             }
-            let stored = tar.len() as u64;
+            let stored = Count::of(tar.len() as u64);
             let tar: Decompressed = Box::new(std::io::Cursor::new(tar));
             this.add(Incoming { tar, stored, expected: Some(&digest) }, &Progress::default(), job)
         })
@@ -240,8 +216,8 @@ impl Layers {
                 let text = format!("the layer is larger than {} bytes unpacked", self.limits.layer_bytes);
                 return Err(Error::new(Code::TooLarge, text));
             }
-            if sum > FREE_RATIO && sum / RATIO > stored {
-                let text = format!("the layer is more than {RATIO} times larger than its {stored} compressed bytes");
+            if sum > FREE_RATIO && sum / RATIO > stored.get() {
+                let text = format!("the layer is more than {RATIO} times larger than its compressed bytes");
                 return Err(Error::new(Code::BadArchive, text).hint("give it uncompressed if that is meant"));
             }
             hasher.update(&bytes[..n]);
