@@ -143,8 +143,11 @@ impl Core {
         let limit = self.config.freeze_limit;
         let too_long = || {
             let name = &record.spec.name;
-            Error::new(Code::Timeout, format!("save pod {name}: it would stand still for more than {} s", limit.as_secs()))
-                .hint("the pod goes on; raise freeze-limit-seconds or use a faster store")
+            Error::new(
+                Code::Timeout,
+                format!("save pod {name}: it would stand still for more than {} s", limit.as_secs()),
+            )
+            .hint("the pod goes on; raise freeze-limit-seconds or use a faster store")
         };
         let begun = tokio::time::Instant::now();
         let frozen = self.save_frozen(turn, id, &engine, &plan, &dir, progress);

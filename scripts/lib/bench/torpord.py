@@ -1,0 +1,77 @@
+"""A torpord of the bench's own, and calls of its API."""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+
+class Unix(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("torpor", timeout=600)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(600)
+        self.sock.connect(self.path)
+
+
+class Torpord:
+    def __init__(self, binaries, runsc):
+        self.dir = tempfile.mkdtemp(prefix="torpor-bench-", dir="/var/tmp")
+        self.socket = f"{self.dir}/api.sock"
+        self.state = f"{self.dir}/state"
+        log = open(f"{self.dir}/log", "w")
+        self.process = subprocess.Popen(
+            [f"{binaries}/torpord", "--state-dir", self.state, "--socket", self.socket, "--pod-cidr", "10.94.0.0/20",
+             "--port-range", "29000-29400", "--runsc", runsc],
+            env={"PATH": os.environ["PATH"], "TORPOR_LIBEXEC": binaries, "TORPOR_LOG": "warn"}, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.call("GET", "/health")
+                break
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("torpord did not start:\n" + open(f"{self.dir}/log").read())
+                time.sleep(0.02)
+        self.tag = open(f"{self.state}/instance").read().strip()
+
+    def call(self, method, path, body=None, kind="application/json"):
+        connection = Unix(self.socket)
+        headers = {}
+        if body is not None:
+            headers["content-type"] = kind
+            if kind == "application/json":
+                body = json.dumps(body)
+        connection.request(method, path, body=body, headers=headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        if answer.status >= 400:
+            raise SystemExit(f"{method} {path}: {text.decode()}")
+        return json.loads(text) if text else None
+
+    def pod(self, **spec):
+        return self.call("POST", "/v1/pods", spec)
+
+    def remove(self, name):
+        self.call("DELETE", f"/v1/pods/{name}?force=true")
+
+    def peak_memory(self):
+        for line in open(f"/proc/{self.process.pid}/status"):
+            if line.startswith("VmHWM"):
+                return int(line.split()[1])
+        return 0
+
+    def close(self):
+        for pod in self.call("GET", "/v1/pods"):
+            self.remove(pod["id"])
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        shutil.rmtree(self.dir)
