@@ -1,7 +1,7 @@
 //! The core of the service: what is done to pods, in which order, and what is known at each step.
 //!
-//! Intent is committed before an effect, the result after it. Every sandbox goes the same way up ([`boot`]) and the same
-//! way down ([`teardown`]), whoever asks for it. After a crash [`recovery`] looks at the host and adopts, goes on, or
+//! Intent is committed before an effect, the result after it. Every sandbox goes the same way up (`boot`) and the same
+//! way down (`teardown`), whoever asks for it. After a crash `recovery` looks at the host and adopts, goes on, or
 //! takes back.
 
 mod admit;
