@@ -4,9 +4,12 @@
 mod badinput;
 mod cli;
 mod daemon;
+mod isolation;
 mod life;
 mod limits;
 mod recovery;
+#[path = "../support/s3.rs"]
+mod s3;
 mod sleep;
 #[path = "../support/mod.rs"]
 mod support;

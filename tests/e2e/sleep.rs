@@ -1,11 +1,9 @@
 //! Sleep, wake, snapshots, and another host.
 
-use std::process::{Child, Command, Stdio};
-
 use torpor::api::types::WakePod;
 
 use crate::daemon::{self, Daemon, Options, get, try_get};
-use crate::support;
+use crate::{s3, support};
 
 /// Both engines that must work.
 fn engines() -> Vec<std::path::PathBuf> {
@@ -98,61 +96,13 @@ async fn snapshots_become_new_pods_and_old_states() {
     assert_eq!(daemon::code(&e), "not_found");
 }
 
-struct S3 {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl S3 {
-    fn start() -> Option<Self> {
-        let there = Command::new("s3s-fs").arg("--help").output().is_ok();
-        if !support::has("s3", there) {
-            return None;
-        }
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        std::fs::create_dir(dir.path().join("bucket")).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("s3s-fs")
-            .args(["--access-key", "key", "--secret-key", "secret", "--host", "127.0.0.1", "--port", &port.to_string()])
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(std::time::Instant::now() < end, "s3s-fs does not start");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Some(S3 { child, port, dir })
-    }
-
-    fn options(&self) -> Options {
-        let env = [
-            ("AWS_ACCESS_KEY_ID", "key".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
-        ];
-        Options {
-            store: Some("s3://bucket/some/prefix".into()),
-            config: "store-allow-http = true\n".into(),
-            env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
-            ..Options::default()
-        }
-    }
-
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        self.stop();
-        let _ = self.dir.path();
+/// A daemon whose store is that server.
+fn on(server: &s3::Server) -> Options {
+    Options {
+        store: Some("s3://bucket/some/prefix".into()),
+        config: "store-allow-http = true\n".into(),
+        env: server.environment(),
+        ..Options::default()
     }
 }
 
@@ -161,8 +111,8 @@ async fn another_daemon_that_shares_an_s3_store_restores_the_snapshot() {
     if !daemon::ready() {
         return;
     }
-    let Some(s3) = S3::start() else { return };
-    let here = Daemon::with(s3.options());
+    let Some(server) = s3::Server::start() else { return };
+    let here = Daemon::with(on(&server));
     here.import("test").await;
     let pod = here.counter("web").await;
     assert_eq!(get(pod.ports[0].host, "/"), "1");
@@ -176,7 +126,7 @@ async fn another_daemon_that_shares_an_s3_store_restores_the_snapshot() {
     let taken = here.client.snapshot("web", &mut |_| ()).await.unwrap();
     assert!(taken.stored > 0 && taken.stored < taken.size);
 
-    let there = Daemon::with(s3.options());
+    let there = Daemon::with(on(&server));
     assert_eq!(there.client.snapshots().await.unwrap(), std::slice::from_ref(&taken));
     let copy = there.client.restore_snapshot(&taken.id, None, &mut |_| ()).await.unwrap();
     assert_eq!(copy.name, "web-copy");
@@ -193,13 +143,13 @@ async fn a_store_that_is_away_costs_a_pod_nothing() {
     if !daemon::ready() {
         return;
     }
-    let Some(mut s3) = S3::start() else { return };
-    let d = Daemon::with(s3.options());
+    let Some(mut server) = s3::Server::start() else { return };
+    let d = Daemon::with(on(&server));
     d.import("test").await;
     let pod = d.counter("web").await;
     let port = pod.ports[0].host;
     assert_eq!(get(port, "/"), "1");
-    s3.stop();
+    server.stop();
     let e = d.client.sleep("web", &mut |_| ()).await.unwrap_err();
     assert_eq!(daemon::code(&e), "store_unavailable", "{e}");
     let now = d.client.inspect("web").await.unwrap();

@@ -1,0 +1,97 @@
+//! What a real pod reaches, and what it must not.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+
+use crate::daemon::{self, Daemon, counter, get};
+
+/// The host's own addresses on its links, the loopback's left out.
+fn own_addresses() -> Vec<Ipv4Addr> {
+    let out = std::process::Command::new("ip").args(["-o", "-4", "addr"]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let all = text.lines().filter_map(|l| l.split_whitespace().nth(3)?.split('/').next()?.parse::<Ipv4Addr>().ok());
+    all.filter(|a| !a.is_loopback()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_reaches_neither_pods_nor_the_host_nor_link_local_addresses() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    let a = d.counter("a").await;
+    let b = d.counter("b").await;
+    let service = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in service.incoming() {
+            let _ = stream.and_then(|mut s| s.write_all(b"HTTP/1.0 200 OK\r\n\r\nhost"));
+        }
+    });
+    assert_eq!(daemon::try_get(([127, 0, 0, 1], port).into(), "/").as_deref(), Some("host"));
+    let reach = async |target: String| {
+        let script = format!("wget -T 1 -q -O - http://{target}/ 2>/dev/null || echo closed");
+        d.exec("a", &script).await.stdout.trim().to_owned()
+    };
+    // Itself, so that the probe is known to work.
+    assert_eq!(reach("127.0.0.1:80".into()).await, "1");
+    assert_eq!(reach(format!("{}:80", a.address)).await, "2");
+    let mut targets = vec![
+        format!("{}:80", b.address),
+        format!("169.254.169.254:{port}"),
+        format!("127.0.0.1:{port}"),
+        format!("10.255.255.254:{port}"),
+    ];
+    for own in own_addresses() {
+        targets.push(format!("{own}:{port}"));
+        targets.push(format!("{own}:{}", b.ports[0].host));
+    }
+    for target in targets {
+        assert_eq!(reach(target.clone()).await, "closed", "{target}");
+    }
+    // IPv6 is closed: there is not even an address.
+    let v6 =
+        d.exec("a", "cat /proc/net/if_inet6 2>/dev/null | grep -v ' lo$'; ip -6 addr show dev eth0 2>/dev/null").await;
+    assert_eq!(v6.stdout.trim(), "", "{v6:?}");
+    // The other pod was never counted.
+    assert_eq!(get(b.ports[0].host, "/"), "1");
+    // Nor does a pod see torpor's own files, or gain privileges.
+    let seen = d.exec("a", "ls /run/torpor /var/lib/torpor 2>&1; grep NoNewPrivs /proc/self/status; id -u").await;
+    assert!(seen.stdout.contains("No such file") && !seen.stdout.contains("NoNewPrivs:\t0"), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_of_the_environment_stand_in_no_file_and_no_argument() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    let secret = "hunter2-do-not-show";
+    let env = [("TOKEN".to_owned(), secret.to_owned())].into();
+    let pod = d.client.create_pod(&torpor::api::types::CreatePod { env, ..counter("web") }).await.unwrap();
+    assert_eq!(pod.env_names, ["TOKEN"]);
+    assert!(!serde_json::to_string(&d.client.inspect("web").await.unwrap()).unwrap().contains(secret));
+    assert_eq!(d.exec("web", "echo $TOKEN").await.stdout.trim(), secret);
+    d.client.snapshot("web", &mut |_| ()).await.unwrap();
+    let run = std::path::PathBuf::from(format!("/run/torpor/{}", d.tag));
+    let found = std::process::Command::new("grep")
+        .args(["-rlsF", "--exclude-dir=images", "--exclude-dir=cache", secret])
+        .args([run.as_path(), &d.dir.join("state"), &d.dir.join("log")])
+        .output()
+        .unwrap();
+    let files: Vec<String> = String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect();
+    let only_the_database = files.iter().all(|f| f.contains("/state/torpor.db"));
+    assert!(only_the_database, "{files:?}");
+    use std::os::unix::fs::PermissionsExt;
+    for file in std::fs::read_dir(d.dir.join("state")).unwrap().flatten() {
+        if file.file_name().to_string_lossy().starts_with("torpor.db") {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());
+        }
+    }
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&line).contains(secret), "{:?}", process.path());
+    }
+}
