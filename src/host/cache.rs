@@ -97,6 +97,14 @@ impl Cache {
     /// The image of a snapshot, if it is here; it stays while the answer is held.
     pub fn pin(self: &Arc<Self>, id: &SnapshotId) -> Option<Pinned> {
         let mut entries = self.lock();
+        // Somebody may have emptied the directory to make room: then it is fetched again.
+        if !self.path(id).join("checkpoint.img").is_file() {
+            entries.remove(id);
+            if let Err(e) = files::remove_tree_now(&self.path(id)) {
+                tracing::warn!(snapshot = %id, error = %e.report(), "remove what is left of a raw image");
+            }
+            return None;
+        }
         let entry = entries.get_mut(id)?;
         entry.pins += 1;
         entry.used = SystemTime::now();
@@ -159,7 +167,8 @@ mod tests {
             let id = SnapshotId::random().unwrap();
             let from = dir.path().join("new");
             std::fs::create_dir(&from).unwrap();
-            std::fs::write(from.join("pages.img"), vec![1; 100 << 10]).unwrap();
+            std::fs::write(from.join("pages.img"), vec![1; 96 << 10]).unwrap();
+            std::fs::write(from.join("checkpoint.img"), vec![1; 4 << 10]).unwrap();
             cache.insert(&id, &from).await.unwrap();
             id
         };
@@ -177,5 +186,8 @@ mod tests {
         assert!(again.bytes() <= 300 << 10);
         again.remove(&ids[3]).await.unwrap();
         assert!(again.pin(&ids[3]).is_none());
+        // Emptied by somebody else: as if it had never been there.
+        std::fs::remove_dir_all(dir.path().join("cache").join(ids[2].as_str())).unwrap();
+        assert!(again.pin(&ids[2]).is_none());
     }
 }
