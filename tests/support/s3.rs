@@ -131,7 +131,7 @@ impl Proxy {
 fn pass(mut near: TcpStream, to: u16, fault: &Arc<Mutex<Fault>>, n: u64) {
     match *fault.lock().unwrap() {
         Fault::Refuse => return,
-        Fault::EverySecond if n % 2 == 0 => return,
+        Fault::EverySecond if n.is_multiple_of(2) => return,
         Fault::Silence => {
             let mut sink = [0; 4096];
             while near.read(&mut sink).is_ok_and(|n| n > 0) {}

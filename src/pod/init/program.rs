@@ -1,5 +1,5 @@
 //! Starting a program: who it runs as, where, and how it is known that it could not be started.
-#![allow(unsafe_code, reason = "fork: init has one thread, so the child may do anything a program may")]
+#![allow(unsafe_code, reason = "clone: init has one thread, so the child may do anything a program may")]
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -8,11 +8,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::Mode;
 use nix::unistd::{
-    ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, read, setgid, setgroups, setsid,
-    setuid, write,
+    Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setgid, setgroups, setsid, setuid, write,
 };
 
 use super::user;
@@ -104,7 +104,6 @@ pub(super) fn start(spawn: &Spawn<'_>) -> Result<Program, Failure> {
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| refused("make a pipe", e));
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
-    let (said_read, said_write) = pipe()?;
     let (in_read, in_write) = if spawn.stdin {
         let (r, w) = pipe()?;
         (r, Some(w))
@@ -112,47 +111,42 @@ pub(super) fn start(spawn: &Spawn<'_>) -> Result<Program, Failure> {
         let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
         (null.map_err(|e| refused("open /dev/null", e))?, None)
     };
-    // SAFETY: this process has one thread; the child only calls into the kernel, then execs or exits.
-    match unsafe { fork() }.map_err(|e| refused("fork", e))? {
-        ForkResult::Child => {
-            let failed = child(&account, dir, &in_read, &out_write, &err_write, &candidates, &args, &env_c);
-            let (step, errno) = failed;
-            let _ = write(&said_write, &[step, u8::try_from(errno as i32).unwrap_or(255)]);
-            // SAFETY: ends the child without running what belongs to its parent.
-            unsafe { libc::_exit(127) }
-        }
-        ForkResult::Parent { child: pid } => {
-            drop((in_read, out_write, err_write, said_write));
-            let mut said = [0_u8; 2];
-            let n = loop {
-                match read(&said_read, &mut said) {
-                    Err(Errno::EINTR) => {}
-                    other => break other.unwrap_or(0),
-                }
-            };
-            if n == 2 {
-                let _ = nix::sys::wait::waitpid(pid, None);
-                return Err(explain(said, name, dir));
-            }
-            for fd in [Some(&out_read), Some(&err_read), in_write.as_ref()].into_iter().flatten() {
-                super::set_nonblocking(fd.as_fd());
-            }
-            Ok(Program {
-                pid,
-                stdin: in_write,
-                stdout: Some(out_read),
-                stderr: Some(err_read),
-                ended: None,
-                reported: false,
-                linger_until: None,
-                last_words: 0,
-                input: VecDeque::new(),
-                input_ended: false,
-            })
-        }
+    // As vfork: the child borrows this memory, and this process stands still until it execs or ends. A copy of the address
+    // space would be thrown away a moment later, and in gVisor each one is a process of the host's.
+    let mut failed = None;
+    let mut stack = vec![0_u8; STACK];
+    let run = || {
+        failed = Some(child(&account, dir, &in_read, &out_write, &err_write, &candidates, &args, &env_c));
+        127
+    };
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // SAFETY: this process has one thread, which waits: nobody else touches what the child borrows.
+    let pid = unsafe { clone(Box::new(run), &mut stack, flags, Some(Signal::SIGCHLD as i32)) };
+    let pid = pid.map_err(|e| refused("start a process", e))?;
+    drop((in_read, out_write, err_write));
+    if let Some((step, errno)) = failed {
+        let _ = nix::sys::wait::waitpid(pid, None);
+        return Err(explain(step, errno, name, dir));
     }
+    for fd in [Some(&out_read), Some(&err_read), in_write.as_ref()].into_iter().flatten() {
+        super::set_nonblocking(fd.as_fd());
+    }
+    Ok(Program {
+        pid,
+        stdin: in_write,
+        stdout: Some(out_read),
+        stderr: Some(err_read),
+        ended: None,
+        reported: false,
+        linger_until: None,
+        last_words: 0,
+        input: VecDeque::new(),
+        input_ended: false,
+    })
 }
 
+/// Bytes of the child's stack until it execs.
+const STACK: usize = 64 * 1024;
 const STEP_DIR: u8 = 1;
 const STEP_USER: u8 = 2;
 const STEP_STDIO: u8 = 3;
@@ -170,11 +164,10 @@ fn child(
     env: &[CString],
 ) -> (u8, Errno) {
     let _ = setsid();
+    // The one that Rust's own start changes.
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        // SAFETY: sets the default action, which runs no code of ours.
-        let _ = unsafe { sigaction(signal, &default) };
-    }
+    // SAFETY: sets the default action, which runs no code of ours.
+    let _ = unsafe { sigaction(Signal::SIGPIPE, &default) };
     let _ = SigSet::all().thread_unblock();
     if let Err(e) = dup2_stdin(stdin).and_then(|()| dup2_stdout(stdout)).and_then(|()| dup2_stderr(stderr)) {
         return (STEP_STDIO, e);
@@ -217,9 +210,8 @@ fn candidates(name: &str, search: &str) -> Vec<String> {
     search.split(':').map(|d| if d.is_empty() { format!("./{name}") } else { format!("{d}/{name}") }).collect()
 }
 
-fn explain(said: [u8; 2], name: &str, dir: &str) -> Failure {
-    let errno = Errno::from_raw(i32::from(said[1]));
-    match (said[0], errno) {
+fn explain(step: u8, errno: Errno, name: &str, dir: &str) -> Failure {
+    match (step, errno) {
         (STEP_EXEC, Errno::ENOENT | Errno::ENOTDIR) if Path::new(name).is_absolute() && Path::new(name).exists() => {
             (StartFailure::NotFound, format!("{name}: its interpreter is missing"))
         }
