@@ -189,13 +189,15 @@ class Bench:
     def l12(self, _times):
         row = Row("L12", 1.5, "peak memory of the daemon (KiB): a 1 GiB pod sleeps, against a 16 MiB one")
         for into, mib in ((row.theirs, 16), (row.ours, 1024)):
-            daemon = Torpord(self.binaries, self.runsc)
-            daemon.call("POST", "/v1/images?name=bench", open(self.image, "rb"), "application/octet-stream")
-            bench = Bench(daemon, self.raw, self.binaries, self.runsc)
-            pod = bench.holding(mib)
-            daemon.call("POST", f"/v1/pods/{pod['id']}/sleep")
-            into.append(daemon.peak_memory())
-            daemon.close()
+            daemon = Torpord(self.binaries, self.runsc, number=1)
+            try:
+                daemon.call("POST", "/v1/images?name=bench", open(self.image, "rb"), "application/octet-stream")
+                bench = Bench(daemon, self.raw, self.binaries, self.runsc)
+                pod = bench.holding(mib)
+                daemon.call("POST", f"/v1/pods/{pod['id']}/sleep")
+                into.append(daemon.peak_memory())
+            finally:
+                daemon.close()
         return row
 
     def a3(self, times):

@@ -22,14 +22,16 @@ class Unix(http.client.HTTPConnection):
 
 
 class Torpord:
-    def __init__(self, binaries, runsc):
+    """`number` keeps the addresses and ports of several apart."""
+
+    def __init__(self, binaries, runsc, number=0):
         self.dir = tempfile.mkdtemp(prefix="torpor-bench-", dir="/var/tmp")
         self.socket = f"{self.dir}/api.sock"
         self.state = f"{self.dir}/state"
         log = open(f"{self.dir}/log", "w")
         self.process = subprocess.Popen(
-            [f"{binaries}/torpord", "--state-dir", self.state, "--socket", self.socket, "--pod-cidr", "10.94.0.0/20",
-             "--port-range", "29000-29400", "--runsc", runsc],
+            [f"{binaries}/torpord", "--state-dir", self.state, "--socket", self.socket, "--pod-cidr", f"10.94.{16 * number}.0/20",
+             "--port-range", f"{29000 + 100 * number}-{29099 + 100 * number}", "--runsc", runsc],
             env={"PATH": os.environ["PATH"], "TORPOR_LIBEXEC": binaries, "TORPOR_LOG": "warn"}, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while True:
