@@ -243,7 +243,8 @@ pub fn get(port: u16, path: &str) -> String {
 pub fn try_get(to: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+    // In one piece: a server that answers after the first would reset what comes later.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
