@@ -60,7 +60,12 @@ impl HostChains {
         };
         vec![
             // Only what is addressed to the host itself: traffic that passes through is left alone.
-            ("nat", "PREROUTING", rule(&["-m", "addrtype", "--dst-type", "LOCAL"], &self.forwards)),
+            // Nor what our own pods send: to them the host and its forwards are closed.
+            (
+                "nat",
+                "PREROUTING",
+                rule(&["!", "-i", &self.uplink, "-m", "addrtype", "--dst-type", "LOCAL"], &self.forwards),
+            ),
             (
                 "nat",
                 "OUTPUT",
@@ -82,6 +87,8 @@ impl HostChains {
         // Replies to a pod that reaches a forwarded port by the host's address must come back through the host too.
         let _ = writeln!(text, "-A {} -s {cidr} ! -d {cidr} -j MASQUERADE", self.masquerade);
         let _ = writeln!(text, "COMMIT\n*filter\n:{} - [0:0]\n:{} - [0:0]", self.filter, self.input);
+        // From pod to pod there is no way by the host either, not even to another instance's.
+        let _ = writeln!(text, "-A {} -i {} -o tp-+ -j DROP", self.filter, self.uplink);
         let _ = writeln!(
             text,
             "-A {} -i {} -j ACCEPT\n-A {} -o {} -j ACCEPT",
