@@ -123,8 +123,9 @@ impl Daemon {
         daemon
     }
 
-    /// Starts the process and waits until it answers.
-    pub fn launch(&mut self) {
+    /// Starts the process and waits until it answers; tells how long that took.
+    pub fn launch(&mut self) -> Duration {
+        let begun = Instant::now();
         let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_torpord"))
             .args(&self.args)
@@ -137,12 +138,18 @@ impl Daemon {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = begun + Duration::from_secs(30);
         while std::os::unix::net::UnixStream::connect(&self.socket).is_err() || !self.answers() {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < end, "torpord does not start: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+        begun.elapsed()
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     fn answers(&self) -> bool {
@@ -254,8 +261,22 @@ pub fn code(e: &ClientError) -> &str {
     e.code().unwrap_or("no code")
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
+/// What an instance left when it was ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// Whether all pods could be removed.
+    pub removed: Result<(), String>,
+    /// What bears its tag on the host.
+    pub left: Vec<String>,
+    /// Pods' directories in the state directory.
+    pub kept: usize,
+    /// torpord's log.
+    pub log: String,
+}
+
+impl Daemon {
+    /// Removes its pods, ends it and removes its directory; tells what was left. Once: later there is nothing to end.
+    pub fn end_all(&mut self) -> Rest {
         if self.child.is_none() {
             self.launch();
         }
@@ -272,16 +293,25 @@ impl Drop for Daemon {
         .join()
         .unwrap();
         self.terminate();
-        let log = self.log();
         let mut left = support::traces(&self.tag);
         let processes = Command::new("pgrep").args(["-fa", &format!("/run/torpor/{}/", self.tag)]).output().unwrap();
         left.extend(String::from_utf8_lossy(&processes.stdout).lines().map(str::to_owned));
         let kept = std::fs::read_dir(self.dir.join("state/pods")).map_or(0, Iterator::count);
+        let rest = Rest { removed, left, kept, log: self.log() };
+        std::fs::remove_dir_all(&self.dir).unwrap();
+        rest
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.dir.exists() {
+            return;
+        }
+        let Rest { removed, left, kept, log } = self.end_all();
         if std::thread::panicking() {
             eprintln!("--- torpord's log\n{log}\n--- left behind: {left:#?}");
-        }
-        std::fs::remove_dir_all(&self.dir).unwrap();
-        if !std::thread::panicking() {
+        } else {
             assert_eq!(removed, Ok(()), "{log}");
             assert_eq!((left, kept), (Vec::<String>::new(), 0), "left behind; torpord's log:\n{log}");
         }
