@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod archives;
+#[path = "layers/merge.rs"]
+mod merge;
 mod support;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

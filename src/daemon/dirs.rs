@@ -60,6 +60,10 @@ impl Dirs {
     pub fn checkpoint(&self, id: &SnapshotId) -> PathBuf {
         self.state.join("tmp").join(format!("checkpoint-{id}"))
     }
+    /// Where the nth fetch of a process puts a snapshot's files before they move into the cache.
+    pub fn fetched(&self, id: &SnapshotId, n: u64) -> PathBuf {
+        self.state.join("tmp").join(format!("fetched-{id}-{n}"))
+    }
     /// Named volumes.
     pub fn volumes(&self) -> PathBuf {
         self.state.join("volumes")

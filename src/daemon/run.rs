@@ -119,6 +119,7 @@ async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) ->
     let runtime = RunscRuntime::new(dirs.runtime_root(), own)?;
     let cgroups = RealCgroups::open(&tag)?;
     let store = Store::open(&StoreConfig { url: config.store.clone(), allow_http: config.store_allow_http })?;
+    let boot_id = files::read(Path::new("/proc/sys/kernel/random/boot_id"))?.trim().to_owned();
     let host = Host {
         runtime: Arc::new(runtime.clone()),
         cgroups: Arc::new(cgroups.clone()),
@@ -128,10 +129,9 @@ async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) ->
         layers,
         engines,
         store: Arc::new(store),
-        cache: Cache::open(&config.state_dir, config.cache_bytes)?,
+        cache: Cache::open(&config.state_dir, config.cache_bytes, &boot_id)?,
         ports: Arc::new(Ports::default()),
     };
-    let boot_id = files::read(Path::new("/proc/sys/kernel/random/boot_id"))?.trim().to_owned();
     let core = Core::load(Parts { config, tag, dirs, boot_id, db, host, init, engine, resolvers, shutdown }).await?;
     core.recover().await?;
     Ok((core, network, runtime, cgroups))

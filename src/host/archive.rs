@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-pub use directory::pack_directory;
+pub use directory::{pack_directory, pack_layers};
 pub use image::{Image, ImageLayer};
 
 use crate::host::unpack::member::{Kind, Members, Wrong};

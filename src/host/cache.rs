@@ -1,7 +1,8 @@
 //! Raw checkpoint images kept on this host: a wake here reads no store.
 //!
 //! Bounded in bytes, least lately used out first, never one that is in use. An image appears and goes whole, by a rename.
-//! After a crash: what is there is counted anew.
+//! After a crash: what is there is counted anew. After a boot of the host it begins empty: nothing here is synced to the
+//! disk, and no digest is checked when it is used.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use std::time::SystemTime;
 
 use crate::host::files;
 use crate::model::{Result, SnapshotId};
+
+/// The file that says during which boot of the host the images were written.
+const BOOT: &str = "boot-id";
 
 /// The images of a state directory.
 pub struct Cache {
@@ -49,13 +53,20 @@ impl Drop for Pinned {
 }
 
 impl Cache {
-    /// Opens it and counts what is there.
+    /// Opens it and counts what is there since the host was booted (`boot_id`: the kernel's).
     ///
     /// # Errors
     /// It can't be read.
-    pub fn open(state: &Path, limit: u64) -> Result<Arc<Self>> {
+    pub fn open(state: &Path, limit: u64, boot_id: &str) -> Result<Arc<Self>> {
         let dir = state.join("cache");
         files::create_dir_all(&dir, 0o700)?;
+        let booted = dir.join(BOOT);
+        if files::read_if_present(&booted)?.as_deref() != Some(boot_id) {
+            for name in files::list(&dir)? {
+                files::remove_tree_now(&dir.join(name))?;
+            }
+            files::replace(&booted, boot_id.as_bytes(), 0o600)?;
+        }
         let mut entries = BTreeMap::new();
         for name in files::list(&dir)? {
             let path = dir.join(&name);
@@ -64,6 +75,7 @@ impl Cache {
                     let used = std::fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
                     entries.insert(id, Entry { bytes: files::tree_bytes(&path)?, used, pins: 0 });
                 }
+                Err(_) if name == BOOT => {}
                 Err(_) => files::remove_tree_now(&path)?,
             }
         }
@@ -96,7 +108,10 @@ impl Cache {
 
     /// The image of a snapshot, if it is here; it stays while the answer is held.
     pub fn pin(self: &Arc<Self>, id: &SnapshotId) -> Option<Pinned> {
-        let mut entries = self.lock();
+        self.take(&mut self.lock(), id)
+    }
+
+    fn take(self: &Arc<Self>, entries: &mut BTreeMap<SnapshotId, Entry>, id: &SnapshotId) -> Option<Pinned> {
         // Somebody may have emptied the directory to make room: then it is fetched again.
         if !self.path(id).join("checkpoint.img").is_file() {
             entries.remove(id);
@@ -124,19 +139,25 @@ impl Cache {
     /// # Errors
     /// It can't be moved.
     pub async fn insert_pinned(self: &Arc<Self>, id: &SnapshotId, from: &Path) -> Result<Pinned> {
-        if let Some(pinned) = self.pin(id) {
-            files::remove_tree(from).await?; // two fetched it at once
-            return Ok(pinned);
-        }
         let bytes = files::tree_bytes(from)?;
         let path = self.path(id);
-        {
+        let faster = {
             let mut entries = self.lock();
-            files::rename(from, &path)?;
-            entries.insert(id.clone(), Entry { bytes, used: SystemTime::now(), pins: 1 });
-            self.evict(&mut entries);
+            let faster = self.take(&mut entries, id);
+            if faster.is_none() {
+                files::rename(from, &path)?;
+                entries.insert(id.clone(), Entry { bytes, used: SystemTime::now(), pins: 1 });
+                self.evict(&mut entries);
+            }
+            faster
+        };
+        match faster {
+            Some(pinned) => {
+                files::remove_tree(from).await?; // two fetched it at once
+                Ok(pinned)
+            }
+            None => Ok(Pinned { cache: Arc::clone(self), id: id.clone(), path }),
         }
-        Ok(Pinned { cache: Arc::clone(self), id: id.clone(), path })
     }
 
     /// Removes a snapshot's image. Not there: nothing to do.
@@ -161,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn the_least_lately_used_goes_first_and_never_what_is_held() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path(), 300 << 10).unwrap();
+        let cache = Cache::open(dir.path(), 300 << 10, "one boot").unwrap();
         let mut ids = Vec::new();
         let add = async |cache: &Arc<Cache>| {
             let id = SnapshotId::random().unwrap();
@@ -181,7 +202,7 @@ mod tests {
         }
         assert!(cache.pin(&ids[1]).is_none() && held.path().join("pages.img").exists());
         drop(held);
-        let again = Cache::open(dir.path(), 300 << 10).unwrap();
+        let again = Cache::open(dir.path(), 300 << 10, "one boot").unwrap();
         assert_eq!(again.bytes(), cache.bytes());
         assert!(again.bytes() <= 300 << 10);
         again.remove(&ids[3]).await.unwrap();
@@ -189,5 +210,10 @@ mod tests {
         // Emptied by somebody else: as if it had never been there.
         std::fs::remove_dir_all(dir.path().join("cache").join(ids[2].as_str())).unwrap();
         assert!(again.pin(&ids[2]).is_none());
+        // What a power loss may have cut short is not used.
+        let id = add(&again).await;
+        drop(again);
+        let rebooted = Cache::open(dir.path(), 300 << 10, "the next boot").unwrap();
+        assert!(rebooted.pin(&id).is_none() && rebooted.bytes() == 0);
     }
 }

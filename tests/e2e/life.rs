@@ -133,6 +133,28 @@ async fn what_a_pod_wrote_to_its_root_is_there_after_stop_and_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_was_changed_before_many_stops_is_whole() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    d.counter("web").await;
+    for round in 0..20 {
+        let before = format!("mkdir -p /kept/sub; rm -f /kept/sub/{}; echo {round} > /kept/sub/{round}", round - 1);
+        let done = d.exec("web", &format!("{before}; echo {round} >> /all; rm -rf /gone; mkdir -p /gone/x")).await;
+        assert_eq!(done.exit_code, 0, "{}", done.stderr);
+        assert_eq!(d.stop("web").await.last_error, None, "round {round}");
+        d.client.start("web").await.unwrap();
+    }
+    let seen = d.exec("web", "wc -l < /all; ls /kept/sub; cat /kept/sub/*; rm -r /kept /gone && ls -d /kept").await;
+    assert_eq!(seen.stdout, "20\n19\n19\n", "{}", seen.stderr);
+    // What they were made of is not kept.
+    let kept = std::fs::read_dir(d.dir.join("state/blobs")).unwrap().count();
+    assert!(kept < 14, "{kept} layers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn volumes_are_seen_on_both_sides_and_stay() {
     if !daemon::ready() {
         return;

@@ -82,7 +82,7 @@ async fn snapshots_become_new_pods_and_old_states() {
     assert_eq!(get(copy.ports[0].host, "/"), "2");
     assert_eq!(d.exec("copy", "hostname; cat /state").await.stdout, "copy\nbefore\n");
     assert_eq!(d.exec("web", "hostname; cat /state").await.stdout, "web\nafter\n");
-    let back = d.client.restore("web", &taken.id, &mut |_| ()).await.unwrap();
+    let back = d.client.restore("web", &taken.id[..8], &mut |_| ()).await.unwrap();
     assert_eq!((&back.address, &back.ports), (&pod.address, &pod.ports));
     assert_eq!(get(port, "/"), "2");
     assert_eq!(d.exec("web", "cat /state").await.stdout, "before\n");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::files::Files;
 use super::pod::{Pod, Turn};
 use super::{Core, teardown};
 use crate::channel::{Identity, Launch, Probe};
@@ -24,22 +25,39 @@ use crate::plan::limits::Limits;
 const READY_DEFAULT: Duration = Duration::from_secs(60);
 
 /// What a sandbox begins with.
-#[derive(Debug, Clone)]
 pub(super) enum From {
     /// The pod's command.
     Command,
-    /// A checkpoint's files in that directory.
+    /// A checkpoint, whose layers are here.
     Checkpoint {
-        /// Where they are.
-        images: PathBuf,
+        /// Its files. Those that are in the store only are fetched while the sandbox is made.
+        files: Files,
         /// Whether it is a copy of another pod, which gets a machine id of its own.
         copy: bool,
     },
 }
 
+impl From {
+    /// Whether all that it needs is on this host.
+    pub(super) fn here(&self) -> bool {
+        match self {
+            From::Command => true,
+            From::Checkpoint { files, .. } => files.here(),
+        }
+    }
+}
+
+/// A sandbox that was made and has not begun.
+struct Made {
+    engine: EngineRef,
+    create: CreatePlan,
+    shim: Arc<dyn Shim>,
+    pid: Option<u32>,
+}
+
 impl Core {
     /// Makes the sandbox of the committed incarnation and runs it. On failure everything of it is gone again.
-    pub(super) async fn bring_up(self: &Arc<Self>, turn: &Turn<'_>, from: From) -> Result<()> {
+    pub(super) async fn bring_up(self: &Arc<Self>, turn: &Turn<'_>, from: &mut From) -> Result<()> {
         let record = turn.record();
         match self.try_bring_up(turn, &record, from).await {
             Ok(()) => Ok(()),
@@ -55,7 +73,32 @@ impl Core {
         }
     }
 
-    async fn try_bring_up(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord, from: From) -> Result<()> {
+    async fn try_bring_up(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord, from: &mut From) -> Result<()> {
+        match from {
+            From::Command => {
+                let made = self.make_sandbox(turn, record).await?;
+                self.host.runtime.start(&made.engine, &made.create).await?;
+                made.shim.launch(&self.launch(record)).await?;
+                self.open_to_the_world(turn, &made).await?;
+                self.wait_ready(record, made.shim.as_ref()).await
+            }
+            From::Checkpoint { files, copy } => {
+                let copy = *copy;
+                // Both to their end, even if one fails: a sandbox half made is not to be taken down under its maker.
+                let (made, images) = tokio::join!(self.make_sandbox(turn, record), self.bring_files(files));
+                let (made, images) = (made?, images?);
+                self.host.network.readdress(&self.pod_net(record)).await?;
+                self.host.runtime.restore(&made.engine, &made.create, &images).await?;
+                made.shim.identify(&self.identity(record, copy)?).await?;
+                self.open_to_the_world(turn, &made).await?;
+                self.host.runtime.wait_restore(&made.engine, &made.create).await?;
+                self.wait_ready(record, made.shim.as_ref()).await
+            }
+        }
+    }
+
+    /// A sandbox that was made and has not begun.
+    async fn make_sandbox(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord) -> Result<Made> {
         let id = record.runtime_id();
         let engine = self.host.engines.get(&record.engine)?;
         let net = self.pod_net(record);
@@ -89,27 +132,17 @@ impl Core {
         let create = self.create_plan(record, netns.clone());
         shim.create(&self.host.runtime.create_command(&engine, &create)).await?;
         let pid = shim.status().await?.sandbox_pid;
-        match &from {
-            From::Command => {
-                self.host.runtime.start(&engine, &create).await?;
-                shim.launch(&self.launch(record)).await?;
-            }
-            From::Checkpoint { images, copy } => {
-                self.host.network.readdress(&net).await?;
-                self.host.runtime.restore(&engine, &create, images).await?;
-                shim.identify(&self.identity(record, *copy)?).await?;
-            }
-        }
+        Ok(Made { engine, create, shim, pid })
+    }
+
+    /// What runs in the sandbox is there: its forwards open.
+    async fn open_to_the_world(&self, turn: &Turn<'_>, made: &Made) -> Result<()> {
         turn.commit(&self.db, |r| {
-            r.sandbox_pid = pid;
+            r.sandbox_pid = made.pid;
             r.boot_id = Some(self.boot_id.clone());
         })
         .await?;
-        self.publish_forwards().await?;
-        if matches!(from, From::Checkpoint { .. }) {
-            self.host.runtime.wait_restore(&engine, &create).await?;
-        }
-        self.wait_ready(record, shim.as_ref()).await
+        self.publish_forwards().await
     }
 
     /// Waits until the application answers as the pod's probe says; without a probe at once.
@@ -208,7 +241,12 @@ impl Core {
     }
 
     /// Commits the next incarnation in `state` and brings it up.
-    pub(super) async fn next_incarnation(self: &Arc<Self>, turn: &Turn<'_>, state: PodState, from: From) -> Result<()> {
+    pub(super) async fn next_incarnation(
+        self: &Arc<Self>,
+        turn: &Turn<'_>,
+        state: PodState,
+        from: &mut From,
+    ) -> Result<()> {
         turn.commit(&self.db, |r| {
             r.state = state;
             r.incarnation += 1;

@@ -83,8 +83,7 @@ impl Core {
                 r.exit_reason = Some(reason);
                 r.sandbox_pid = None;
                 match saved {
-                    Ok(Some(layer)) => r.private_layers.push(layer),
-                    Ok(None) => {}
+                    Ok(layers) => r.private_layers = layers,
                     Err(e) => r.last_error = Some(format!("rootfs-reset: {}", e.report())),
                 }
             })
@@ -95,6 +94,11 @@ impl Core {
             tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that ended");
         }
         teardown::sandbox(self, &record.runtime_id()).await;
+        if committed.private_layers.len() < record.private_layers.len()
+            && let Err(e) = self.collect_layers().await
+        {
+            tracing::warn!(pod = %record.id, error = %e.report(), "remove layers that were made one");
+        }
         Ok(committed)
     }
 

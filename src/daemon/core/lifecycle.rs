@@ -154,7 +154,7 @@ impl Core {
         let turn = pod.turn().await;
         let made = async {
             if start {
-                self.next_incarnation_as_is(&turn, From::Command).await?;
+                self.next_incarnation_as_is(&turn, &mut From::Command).await?;
                 self.mark_running(&pod, &turn, |_| {}).await
             } else {
                 turn.commit(&self.db, |r| r.state = PodState::Created).await
@@ -170,7 +170,7 @@ impl Core {
     }
 
     /// As [`Core::next_incarnation`], staying in the present state: for pods that are still being made.
-    pub(super) async fn next_incarnation_as_is(self: &Arc<Self>, turn: &Turn<'_>, from: From) -> Result<()> {
+    pub(super) async fn next_incarnation_as_is(self: &Arc<Self>, turn: &Turn<'_>, from: &mut From) -> Result<()> {
         let state = turn.record().state;
         self.next_incarnation(turn, state, from).await
     }
@@ -184,7 +184,7 @@ impl Core {
         }
         turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;
         let before = record.state;
-        match self.next_incarnation(&turn, PodState::Starting, From::Command).await {
+        match self.next_incarnation(&turn, PodState::Starting, &mut From::Command).await {
             Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
             Err(e) => {
                 let text = e.report();

@@ -15,7 +15,7 @@ use crate::host::layers::ImportSource;
 use crate::host::logs::{self, LogLine, LogQuery};
 use crate::host::progress::Progress;
 use crate::host::shim::ExecOutput;
-use crate::model::{Code, Error, PodState, Result, SnapshotId};
+use crate::model::{Code, Error, PodState, Result};
 
 /// The longest grace period.
 const LONGEST_GRACE: u64 = 3600;
@@ -128,8 +128,8 @@ impl Core {
         request: types::RestorePod,
         progress: Progress,
     ) -> Result<types::Pod> {
-        let snapshot: SnapshotId = request.snapshot.parse()?;
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        let snapshot = self.host.store.find(&request.snapshot).await?;
         Self::to_the_end(
             async move { core.restore_in_place(&pod, &snapshot, &progress).await.map(|r| core.show_pod(&r)) },
         )
@@ -223,7 +223,7 @@ impl Core {
     /// # Errors
     /// [`Code::NotFound`], [`Code::StoreUnavailable`], [`Code::Damaged`].
     pub async fn inspect_snapshot(&self, id: &str) -> Result<types::Snapshot> {
-        Ok(view::manifest(&self.host.store.manifest(&id.parse()?).await?))
+        Ok(view::manifest(&self.host.store.manifest(&self.host.store.find(id).await?).await?))
     }
 
     /// `DELETE /v1/snapshots/{snapshot}`.
@@ -231,7 +231,7 @@ impl Core {
     /// # Errors
     /// [`Code::InUse`]: a pod sleeps in it.
     pub async fn delete_snapshot(self: &Arc<Self>, id: &str) -> Result<()> {
-        let (core, id) = (Arc::clone(self), id.parse::<SnapshotId>()?);
+        let (core, id) = (Arc::clone(self), self.host.store.find(id).await?);
         Self::to_the_end(async move { core.remove_snapshot(&id).await }).await
     }
 
@@ -245,7 +245,7 @@ impl Core {
         request: types::RestoreSnapshot,
         progress: Progress,
     ) -> Result<types::Pod> {
-        let (core, id) = (Arc::clone(self), id.parse::<SnapshotId>()?);
+        let (core, id) = (Arc::clone(self), self.host.store.find(id).await?);
         let name = request.name.map(|n| n.parse()).transpose()?;
         if let Some(name) = &name
             && self.records().iter().any(|r| r.spec.name == *name)

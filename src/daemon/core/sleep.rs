@@ -4,7 +4,7 @@
 //! database, and only then the sandbox goes. On any failure before that the pod goes on as if nothing had been asked.
 //! After a crash: a pod that is `suspending` with its sandbox alive is resumed; without one, the manifest decides.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,15 +12,12 @@ use jiff::Timestamp;
 use super::boot::From;
 use super::pod::{Pod, Turn};
 use super::{Core, teardown};
-use crate::host::cache::Pinned;
 use crate::host::engine::EngineRef;
 use crate::host::files;
 use crate::host::progress::Progress;
 use crate::host::runtime::CreatePlan;
 use crate::host::store::SnapshotUpload;
-use crate::model::{
-    Attempt, Code, Digest, Error, FileImage, LayerInfo, Manifest, PodRecord, PodState, Result, SnapshotId,
-};
+use crate::model::{Code, Digest, Error, FileImage, LayerInfo, Manifest, PodRecord, PodState, Result, SnapshotId};
 
 impl Core {
     /// Puts a running pod to sleep.
@@ -78,24 +75,24 @@ impl Core {
         turn.require(&[PodState::Sleeping, PodState::Failed], "wake it")?;
         let Some(id) = record.snapshot.clone() else { return Err(super::pod::wrong_state(&record, "wake it")) };
         if cold {
-            return match self.next_incarnation(&turn, PodState::Waking, From::Command).await {
+            return match self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await {
                 Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
                 Err(e) => self.back_to_sleep(&turn, PodState::Sleeping, e).await,
             };
         }
-        let images = self.checkpoint_files(&id, None, progress).await?;
-        progress.phase("restore");
-        let mut woken = Ok(());
-        for attempt in 1..=2 {
-            let from = From::Checkpoint { images: images.path().to_owned(), copy: false };
-            woken = self.next_incarnation(&turn, PodState::Waking, from).await;
-            match &woken {
-                Ok(()) => break,
-                Err(e) => tracing::warn!(pod = %record.id, attempt, error = %e.report(), "wake"),
-            }
+        let files = self.find_files(&id, None, progress).await?;
+        let mut from = From::Checkpoint { files, copy: false };
+        let mut woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
+        if let Err(e) = &woken
+            && from.here()
+        {
+            tracing::warn!(pod = %record.id, error = %e.report(), "wake: once more");
+            woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         }
         match woken {
             Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+            // Without its files nothing was wrong with the sandbox: it sleeps on.
+            Err(e) if !from.here() => self.back_to_sleep(&turn, PodState::Sleeping, e).await,
             Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
         }
     }
@@ -240,7 +237,7 @@ impl Core {
             pod,
             layers,
             architecture: std::env::consts::ARCH.into(),
-            page_size: page_size(),
+            page_size: super::files::page_size(),
             engine_version: engine.version.clone(),
             engine: record.engine.clone(),
             cpu_features: crate::host::engine::cpu_features()?,
@@ -264,110 +261,6 @@ impl Core {
             all.push(info);
         }
         Ok(all)
-    }
-
-    /// Brings the layers of a snapshot that are not here.
-    pub(super) async fn fetch_layers(&self, manifest: &Manifest, progress: &Progress) -> Result<()> {
-        progress.phase("layers");
-        for layer in &manifest.layers {
-            if !self.host.layers.has(&layer.digest) {
-                let blob = self.host.store.get_layer(&layer.digest).await?;
-                self.host.layers.import_blob(&layer.digest, blob).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A snapshot's raw files: of the cache, or brought from the store into it.
-    pub(super) async fn checkpoint_files(
-        &self,
-        id: &SnapshotId,
-        manifest: Option<&Manifest>,
-        progress: &Progress,
-    ) -> Result<Pinned> {
-        if let Some(pinned) = self.host.cache.pin(id) {
-            return Ok(pinned);
-        }
-        progress.phase("fetch");
-        let fetched;
-        let manifest = match manifest {
-            Some(m) => m,
-            None => {
-                fetched = self.host.store.manifest(id).await?;
-                self.preflight(&fetched)?;
-                &fetched
-            }
-        };
-        self.fetch_layers(manifest, progress).await?;
-        progress.phase("fetch");
-        let dir = self.dirs.checkpoint(id);
-        files::remove_tree(&dir).await?;
-        if let Err(e) = self.host.store.fetch_snapshot(manifest, &dir, progress).await {
-            let _ = files::remove_tree(&dir).await;
-            return Err(e);
-        }
-        self.host.cache.insert_pinned(id, &dir).await
-    }
-
-    /// Says in plain words why a snapshot can't be restored here, before anything is touched.
-    pub(super) fn preflight(&self, manifest: &Manifest) -> Result<()> {
-        let refuse = |why: String, hint: String| Err(Error::new(Code::Incompatible, why).hint(hint));
-        if manifest.architecture != std::env::consts::ARCH {
-            return refuse(
-                format!(
-                    "snapshot {} was taken on {}, this host is {}",
-                    manifest.id,
-                    manifest.architecture,
-                    std::env::consts::ARCH
-                ),
-                "restore it on a host of that architecture".into(),
-            );
-        }
-        if manifest.page_size != page_size() {
-            return refuse(
-                format!("snapshot {} has pages of {} bytes", manifest.id, manifest.page_size),
-                "restore it on a host with that page size".into(),
-            );
-        }
-        if self.host.engines.get(&manifest.engine).is_err() {
-            return refuse(
-                format!("snapshot {} needs engine {} ({})", manifest.id, manifest.engine_version, manifest.engine),
-                "install that very runsc and restart torpord with it once".into(),
-            );
-        }
-        if !crate::plan::bundle::knows_template(manifest.template) {
-            return refuse(
-                format!("snapshot {} has bundle template {}", manifest.id, manifest.template),
-                "use a newer torpord".into(),
-            );
-        }
-        let here = crate::host::engine::cpu_features()?;
-        let missing: Vec<&str> =
-            manifest.cpu_features.iter().filter(|f| !here.contains(f)).map(String::as_str).collect();
-        if !missing.is_empty() {
-            return refuse(
-                format!(
-                    "snapshot {} needs processor features that this host lacks: {}",
-                    manifest.id,
-                    missing.join(" ")
-                ),
-                "restore it on a host whose processor has them".into(),
-            );
-        }
-        for volume in &manifest.pod.spec.volumes {
-            if !self.volume_path(&volume.source).is_dir() {
-                return refuse(
-                    format!(
-                        "snapshot {} has volume {} at {}, which is not on this host",
-                        manifest.id,
-                        volume.source,
-                        volume.target.display()
-                    ),
-                    "volumes don't travel with snapshots yet: make it here first".into(),
-                );
-            }
-        }
-        Ok(())
     }
 
     /// Refuses to begin what the disk can't hold: memory, writable layer and reserve.
@@ -400,29 +293,4 @@ impl Core {
         layers.push(record.init.clone());
         layers
     }
-
-    /// Saves what a sandbox's root holds beyond its image, if its engine can and its command has just ended.
-    pub(super) async fn save_root(&self, turn: &Turn<'_>, record: &PodRecord) -> Result<Option<Digest>> {
-        if turn.pod().shim().is_err() {
-            return Ok(None);
-        }
-        let (engine, plan) = self.engine_and_plan(record)?;
-        let file: PathBuf = self.dirs.tmp().join(format!("upper-{}.tar", record.runtime_id()));
-        if !self.host.runtime.save_upper(&engine, &plan, &file).await? {
-            return Ok(None);
-        }
-        let layer = self.host.layers.save_upper(&file).await;
-        let _ = files::remove_tree(&file).await;
-        layer
-            .map(|l| l.map(|l| l.digest))
-            .attempt(Code::Internal, || format!("save the root of pod {}", record.spec.name))
-    }
-}
-
-fn page_size() -> u64 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|n| u64::try_from(n).ok())
-        .unwrap_or(4096)
 }

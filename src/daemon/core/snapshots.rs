@@ -28,8 +28,7 @@ impl Core {
         let manifest = self.host.store.manifest(id).await?;
         self.preflight(&manifest)?;
         let new = self.new_layers.read().await;
-        let images = self.checkpoint_files(id, Some(&manifest), progress).await?;
-        self.fetch_layers(&manifest, progress).await?;
+        let files = self.find_files(id, Some(manifest.clone()), progress).await?;
         let mut spec = manifest.pod.spec.clone();
         spec.name = match name {
             Some(name) => name,
@@ -53,8 +52,8 @@ impl Core {
         let pod = self.add_pod(spec, origin).await?;
         drop(new);
         let turn = pod.turn().await;
-        let from = From::Checkpoint { images: images.path().to_owned(), copy: true };
-        let made = match self.next_incarnation_as_is(&turn, from).await {
+        let mut from = From::Checkpoint { files, copy: true };
+        let made = match self.next_incarnation_as_is(&turn, &mut from).await {
             Ok(()) => self.mark_running(&pod, &turn, |r| r.pending = None).await,
             Err(e) => Err(e),
         };
@@ -88,8 +87,8 @@ impl Core {
         turn.require(&states, "restore a snapshot into it")?;
         self.preflight(&manifest)?;
         let new = self.new_layers.read().await;
-        let images = self.checkpoint_files(id, Some(&manifest), progress).await?;
-        self.fetch_layers(&manifest, progress).await?;
+        let mut files = self.find_files(id, Some(manifest.clone()), progress).await?;
+        self.bring_files(&mut files).await?;
         // All that can be refused has been: only now the present sandbox goes.
         turn.commit(&self.db, |r| {
             r.state = PodState::Restoring;
@@ -106,10 +105,10 @@ impl Core {
         })
         .await?;
         drop(new);
-        let from = || From::Checkpoint { images: images.path().to_owned(), copy: false };
-        let mut restored = self.next_incarnation(&turn, PodState::Restoring, from()).await;
+        let mut from = From::Checkpoint { files, copy: false };
+        let mut restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
         if restored.is_err() {
-            restored = self.next_incarnation(&turn, PodState::Restoring, from()).await;
+            restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
         }
         match restored {
             Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await,

@@ -68,18 +68,49 @@ impl Layers {
             }
             ImportSource::Directory(path) => {
                 Job::run(move |job| {
-                    let mut file = tempfile::tempfile_in(this.state.join("tmp"))
-                        .attempt(Code::Internal, || "make a file for the directory".into())?;
-                    let packed = file.try_clone().attempt(Code::Internal, || "keep the directory".into())?;
-                    archive::pack_directory(&path, packed, this.limits.upload_bytes, &|| job.go_on())?;
-                    let size = file.stream_position().attempt(Code::Internal, || "keep the directory".into())?;
-                    file.seek(SeekFrom::Start(0)).attempt(Code::Internal, || "keep the directory".into())?;
+                    let (file, size) = this.packed(|packed| {
+                        archive::pack_directory(&path, packed, this.limits.upload_bytes, &|| job.go_on())
+                    })?;
                     this.import_stream(Box::new(file), &Count::of(size), &quiet, job)
                 })
                 .await?
             }
         };
         Ok(Imported { layers, config, hold })
+    }
+
+    /// A tar in a file without a name, from its beginning, and how long it is.
+    fn packed(&self, pack: impl FnOnce(File) -> Result<()>) -> Result<(File, u64)> {
+        let what = || "keep what was packed".to_owned();
+        let mut file = tempfile::tempfile_in(self.state.join("tmp")).attempt(Code::Internal, what)?;
+        pack(file.try_clone().attempt(Code::Internal, what)?)?;
+        let size = file.stream_position().attempt(Code::Internal, what)?;
+        file.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;
+        Ok((file, size))
+    }
+
+    /// One layer that stands for several (lowest first) on top of `below` (lowest first). All stay as they are. Take a
+    /// [`Layers::hold`] before.
+    ///
+    /// # Errors
+    /// One is not here, or as [`Layers::import`].
+    pub async fn merge(&self, layers: &[Digest], below: &[Digest]) -> Result<LayerInfo> {
+        let (this, layers, below) = (self.clone(), layers.to_vec(), below.to_vec());
+        Job::run(move |job| {
+            if let Some(gone) = layers.iter().chain(&below).find(|d| !this.has(d)) {
+                return Err(Error::new(Code::NotFound, format!("layer {gone} is not on this host")));
+            }
+            let paths = |digests: &[Digest]| digests.iter().rev().map(|d| this.path(d)).collect::<Vec<_>>();
+            let (layers, below) = (paths(&layers), paths(&below));
+            let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+            let below: Vec<&Path> = below.iter().map(PathBuf::as_path).collect();
+            let most = this.limits.upload_bytes;
+            let (file, size) =
+                this.packed(|packed| archive::pack_layers(&layers, &below, packed, most, &|| job.go_on()))?;
+            let tar: Decompressed = Box::new(BufReader::new(file));
+            this.add(Incoming { tar, stored: Count::of(size), expected: None }, &Progress::default(), job)
+        })
+        .await
     }
 
     fn import_stream(

@@ -328,6 +328,35 @@ impl Store {
         Ok(manifest)
     }
 
+    /// The snapshot that an id or a unique beginning of one (four characters at least) stands for. A whole id is not looked up.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::InvalidRequest`]: it can be no id; [`Code::StoreUnavailable`].
+    pub async fn find(&self, reference: &str) -> Result<SnapshotId> {
+        let bad = match reference.parse() {
+            Ok(id) => return Ok(id),
+            Err(e) => e,
+        };
+        if !(4..32).contains(&reference.len()) || !reference.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(bad);
+        }
+        let keys = self.keys("v1/snapshots").await?;
+        let ids = keys.iter().filter_map(|k| k.split('/').nth(2)).filter(|id| id.starts_with(reference));
+        let mut found: Vec<SnapshotId> = ids.filter_map(|id| id.parse().ok()).collect();
+        found.dedup();
+        match (found.pop(), found.is_empty()) {
+            (Some(id), true) => Ok(id),
+            (Some(_), false) => {
+                let text = format!("more than one snapshot's id begins with {reference}");
+                Err(Error::new(Code::NotFound, text).hint("give more of it"))
+            }
+            (None, _) => {
+                Err(Error::new(Code::NotFound, format!("no snapshot {reference}"))
+                    .hint("`torpor snapshot ls` lists them"))
+            }
+        }
+    }
+
     /// All snapshots, newest last. Those that can't be read are left out and logged.
     ///
     /// # Errors
