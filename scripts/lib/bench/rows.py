@@ -7,6 +7,7 @@ import subprocess
 import time
 
 from harness import Row, interleave, milliseconds
+from podman import Podman
 from torpord import Torpord
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -78,6 +79,34 @@ class Bench:
             return took
 
         return interleave(Row("L1", 1.15, "create to first byte, against runsc create + start"), ours, theirs, times)
+
+    def l2(self, times):
+        """Both by their command lines, both ports asked for by number and reached on the host."""
+        podman = Podman(self.runsc, self.image)
+        server = ["httpd", "-f", "-p", "80", "-h", "/www"]
+
+        def ours():
+            name = self.name()
+            begun = time.monotonic()
+            self.daemon.cli("run", "-d", "--name", name, "-p", "29298:80", "-m", "2g", "--cpus", "2", "bench", *server)
+            get("127.0.0.1", 29298, "/", b"hello\n")
+            took = milliseconds(begun)
+            self.daemon.remove(name)
+            return took
+
+        def theirs():
+            name = self.name()
+            begun = time.monotonic()
+            podman.run(29297, name)
+            get("127.0.0.1", 29297, "/", b"hello\n")
+            took = milliseconds(begun)
+            podman.remove(name)
+            return took
+
+        try:
+            return interleave(Row("L2", 0.7, "create to first byte, against podman run -p"), ours, theirs, times)
+        finally:
+            podman.close()
 
     def l5(self, times):
         pod = self.holding(64)
@@ -229,5 +258,5 @@ class Bench:
         return row
 
 
-ROWS = {"L1": (Bench.l1, 15), "L5": (Bench.l5, 11), "L6": (Bench.l6, 7), "L7": (Bench.l7, 7), "L12": (Bench.l12, 1),
+ROWS = {"L1": (Bench.l1, 15), "L2": (Bench.l2, 15), "L5": (Bench.l5, 11), "L6": (Bench.l6, 7), "L7": (Bench.l7, 7), "L12": (Bench.l12, 1),
         "N1": (Bench.n1, 15), "A3": (Bench.a3, 15)}

@@ -25,6 +25,7 @@ class Torpord:
     """`number` keeps the addresses and ports of several apart."""
 
     def __init__(self, binaries, runsc, number=0):
+        self.binaries = binaries
         self.dir = tempfile.mkdtemp(prefix="torpor-bench-", dir="/var/tmp")
         self.socket = f"{self.dir}/api.sock"
         self.state = f"{self.dir}/state"
@@ -58,6 +59,11 @@ class Torpord:
         if answer.status >= 400:
             raise SystemExit(f"{method} {path}: {text.decode()}")
         return json.loads(text) if text else None
+
+    def cli(self, *args):
+        """As somebody at a terminal asks it."""
+        command = [f"{self.binaries}/torpor", "--host", f"unix://{self.socket}", *args]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def pod(self, **spec):
         return self.call("POST", "/v1/pods", spec)
