@@ -96,6 +96,16 @@ pub enum Fault {
     Silence,
     /// Every second connection is closed at once.
     EverySecond,
+    /// Answers come at 1 KiB a second.
+    Crawl,
+    /// An answer breaks off after so many bytes.
+    CutAnswer(usize),
+    /// One bit of every answer is another, so many bytes after its head.
+    FlipAnswer(usize),
+    /// What is asked is done, and the connection breaks before the answer.
+    LateSuccess,
+    /// The same, once.
+    LateOnce,
 }
 
 pub struct Proxy {
@@ -128,6 +138,54 @@ impl Proxy {
     }
 }
 
+/// Passes answers on, as the present fault says.
+fn answer(far: &mut TcpStream, near: &mut TcpStream, fault: &Mutex<Fault>) {
+    let mut bytes = [0; 16 * 1024];
+    let (mut passed, mut body) = (0, None::<usize>);
+    while let Ok(n) = far.read(&mut bytes) {
+        if n == 0 {
+            return;
+        }
+        let piece = &mut bytes[..n];
+        if piece.starts_with(b"HTTP/1.1 ") {
+            (passed, body) = (0, None);
+        }
+        let head = piece.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
+        let now = *fault.lock().unwrap();
+        let sent = match now {
+            Fault::LateSuccess => return,
+            Fault::LateOnce => {
+                *fault.lock().unwrap() = Fault::None;
+                return;
+            }
+            Fault::Crawl => piece.chunks(256).all(|c| {
+                std::thread::sleep(std::time::Duration::from_millis(250));
+                *fault.lock().unwrap() == Fault::Crawl && near.write_all(c).is_ok()
+            }),
+            Fault::CutAnswer(most) => {
+                let room = most.saturating_sub(passed).min(n);
+                near.write_all(&piece[..room]).is_ok() && room == n
+            }
+            Fault::FlipAnswer(at) => {
+                let before = body.unwrap_or(0);
+                let begin = if body.is_none() { head } else { Some(0) };
+                if let Some(begin) = begin {
+                    if (before..before + n - begin).contains(&at) {
+                        piece[begin + at - before] ^= 1;
+                    }
+                    body = Some(before + n - begin);
+                }
+                near.write_all(piece).is_ok()
+            }
+            _ => near.write_all(piece).is_ok(),
+        };
+        if !sent {
+            return;
+        }
+        passed += n;
+    }
+}
+
 fn pass(mut near: TcpStream, to: u16, fault: &Arc<Mutex<Fault>>, n: u64) {
     match *fault.lock().unwrap() {
         Fault::Refuse => return,
@@ -143,8 +201,9 @@ fn pass(mut near: TcpStream, to: u16, fault: &Arc<Mutex<Fault>>, n: u64) {
     let (mut near_read, mut far_read) = (near.try_clone().unwrap(), far.try_clone().unwrap());
     let watched = Arc::clone(fault);
     let mut back = near.try_clone().unwrap();
+    let answers = Arc::clone(fault);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut far_read, &mut near);
+        answer(&mut far_read, &mut near, &answers);
         let _ = near.shutdown(std::net::Shutdown::Both);
     });
     let mut bytes = [0; 16 * 1024];

@@ -1,6 +1,7 @@
 //! Snapshots as such: taken of a running pod, listed, removed, made into new pods.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Core;
 use super::boot::From;
@@ -8,6 +9,12 @@ use super::lifecycle::Origin;
 use super::pod::Pod;
 use crate::host::progress::Progress;
 use crate::model::{Code, Error, Manifest, PodName, PodRecord, PodState, Result, SnapshotId};
+
+/// From the daemon's start to its first sweep of the store, and from one to the next.
+const FIRST_SWEEP: Duration = Duration::from_mins(10);
+const SWEEPS: Duration = Duration::from_hours(6);
+/// Younger packs may belong to a snapshot whose manifest is still to come, of any daemon that shares the store.
+const SWEEP_GRACE: Duration = Duration::from_hours(24);
 
 impl Core {
     /// Saves a running pod, which goes on as soon as its checkpoint is on the local disk.
@@ -148,6 +155,22 @@ impl Core {
         self.host.store.manifest(id).await?;
         self.host.store.delete(id).await?;
         self.host.cache.remove(id).await
+    }
+
+    /// Removes, again and again, what crashes have left in the store, until the daemon ends.
+    pub async fn sweep_store(self: Arc<Self>) {
+        let mut pause = FIRST_SWEEP;
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => pause = SWEEPS,
+            }
+            match self.host.store.sweep(SWEEP_GRACE).await {
+                Ok(0) => {}
+                Ok(packs) => tracing::info!(packs, "removed packs that no snapshot names"),
+                Err(e) => tracing::warn!(error = %e.report(), "sweep the store"),
+            }
+        }
     }
 
     /// Removes a snapshot that nobody can ask for any more. What the store refuses is swept later.

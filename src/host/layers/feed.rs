@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::host::progress::Progress;
-use crate::model::{Attempt, Code, Error, Result};
+use crate::model::{Code, Error, Result};
 
 /// Without a byte from its source for so long, an import fails.
 const IDLE: Duration = Duration::from_secs(60);
@@ -63,7 +63,10 @@ impl Feeder {
             let read = tokio::time::timeout(IDLE, stream.read(&mut piece)).await.map_err(|_| {
                 Error::new(Code::Timeout, format!("receive the image: nothing came for {} s", IDLE.as_secs()))
             })?;
-            let n = read.attempt(Code::BadArchive, || "receive the image".into())?;
+            let n = read.map_err(|e| match e.downcast::<Error>() {
+                Ok(own) => own, // a source of ours says itself what went wrong
+                Err(e) => Error::new(Code::BadArchive, "receive the image").because(e),
+            })?;
             sum += n as u64;
             if sum > most {
                 return Err(Error::new(Code::TooLarge, format!("the image is larger than {most} bytes")));

@@ -39,7 +39,7 @@ fn retry() -> RetryConfig {
 
 fn client(allow_http: bool) -> ClientOptions {
     ClientOptions::new()
-        .with_timeout(Duration::from_secs(15))
+        .with_timeout(Duration::from_secs(30))
         .with_connect_timeout(Duration::from_secs(3))
         .with_allow_http(allow_http)
 }

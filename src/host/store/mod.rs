@@ -253,15 +253,29 @@ impl Store {
         upload.finish().await
     }
 
-    /// A layer's bytes.
+    /// A layer's bytes, asked for piece by piece: each has its own time limit, whatever the layer's size.
     ///
     /// # Errors
-    /// The store lacks it or can't be asked.
-    pub async fn get_layer(&self, digest: &Digest) -> Result<impl AsyncRead + Send + Unpin + use<>> {
+    /// The store lacks it or can't be asked. Reading fails with an [`Error`] inside when a piece can't be had.
+    pub async fn get_layer(self: &Arc<Self>, digest: &Digest) -> Result<impl AsyncRead + Send + Unpin + use<>> {
         let key = Self::layer_key(digest);
-        let got = self.bounded("fetch a layer", SMALL, self.objects.get(&key)).await?;
-        let stream = got.into_stream().map_err(std::io::Error::other).boxed();
-        Ok(tokio_util::io::StreamReader::new(stream))
+        let size = self.bounded("look for a layer", SMALL, self.objects.head(&key)).await?.size;
+        let starts = (0..size).step_by(PART);
+        let store = Arc::clone(self);
+        let stream = futures::stream::iter(starts).map(move |start| {
+            let (store, key) = (Arc::clone(&store), key.clone());
+            async move {
+                let end = size.min(start + PART as u64);
+                let piece = store.objects.get_range(&key, start..end);
+                let bytes = store.bounded("fetch a layer", 2 * SMALL, piece).await?;
+                if bytes.len() as u64 == end - start {
+                    Ok(bytes)
+                } else {
+                    Err(Error::new(Code::Damaged, "fetch a layer: the store gave less than was asked for"))
+                }
+            }
+        });
+        Ok(tokio_util::io::StreamReader::new(stream.buffered(2).map_err(std::io::Error::other).boxed()))
     }
 
     /// Writes a manifest: from now on the snapshot is there.

@@ -32,14 +32,32 @@ const GROWING: Duration = Duration::from_millis(3);
 pub(super) struct Object<'a> {
     store: &'a Store,
     what: String,
-    upload: Box<dyn MultipartUpload>,
+    /// None as soon as it is whole.
+    upload: Option<Box<dyn MultipartUpload>>,
     sending: Vec<JoinHandle<object_store::Result<()>>>,
+}
+
+/// What is given up is aborted: a bucket keeps, and charges for, parts of objects that never became whole.
+impl Drop for Object<'_> {
+    fn drop(&mut self) {
+        let Some(mut upload) = self.upload.take() else { return };
+        let sending = std::mem::take(&mut self.sending);
+        tokio::spawn(async move {
+            for part in sending {
+                part.abort();
+                let _ = part.await;
+            }
+            if let Ok(Err(e)) = tokio::time::timeout(SMALL, upload.abort()).await {
+                tracing::debug!(error = %e, "abort an upload");
+            }
+        });
+    }
 }
 
 impl<'a> Object<'a> {
     pub(super) async fn begin(store: &'a Store, what: &str, key: Key) -> Result<Self> {
         let upload = store.bounded(what, SMALL, store.objects.put_multipart(&key)).await?;
-        Ok(Object { store, what: what.to_owned(), upload, sending: Vec::new() })
+        Ok(Object { store, what: what.to_owned(), upload: Some(upload), sending: Vec::new() })
     }
 
     /// Sends the next part. Waits while two are on their way.
@@ -48,7 +66,9 @@ impl<'a> Object<'a> {
             let first = self.sending.remove(0);
             self.join(first).await?;
         }
-        self.sending.push(tokio::spawn(self.upload.put_part(PutPayload::from(bytes))));
+        if let Some(upload) = &mut self.upload {
+            self.sending.push(tokio::spawn(upload.put_part(PutPayload::from(bytes))));
+        }
         Ok(())
     }
 
@@ -61,7 +81,11 @@ impl<'a> Object<'a> {
         for part in std::mem::take(&mut self.sending) {
             self.join(part).await?;
         }
-        self.store.bounded(&self.what, 2 * SMALL, self.upload.complete()).await.map(drop)
+        if let Some(upload) = &mut self.upload {
+            self.store.bounded(&self.what, 2 * SMALL, upload.complete()).await?;
+        }
+        self.upload = None;
+        Ok(())
     }
 }
 
