@@ -151,6 +151,23 @@ async fn pods_are_reached_by_their_forwards_and_reach_nobody_they_should_not() {
     assert!(!net.heal().await.unwrap());
     assert!(inside(&other.netns(), move || reaches(by_host)), "healed");
 
+    // One more, one less; and when what is to go is gone already.
+    let forward = |host, target| ForwardTo { host, target };
+    let to = |host| {
+        let (netns, to) = (other.netns(), SocketAddrV4::new(other.here, host));
+        move || inside(&netns, move || reaches(to))
+    };
+    net.set_forwards(&[forward(28080, to_a), forward(28082, to_b)]).await.unwrap();
+    assert!(to(28080)() && to(28082)(), "one more");
+    net.set_forwards(&[forward(28080, to_a)]).await.unwrap();
+    assert!(to(28080)() && !to(28082)(), "one less");
+    let flush = ["-w", "-t", "nat", "-F", &chains.forwards];
+    assert!(std::process::Command::new("iptables").args(flush).status().unwrap().success());
+    net.set_forwards(&[forward(28082, to_b)]).await.unwrap();
+    assert!(!to(28080)() && to(28082)(), "another one");
+    net.set_forwards(&[forward(28080, to_a)]).await.unwrap();
+    assert!(!net.heal().await.unwrap(), "nothing is missing");
+
     // Taken off by a sandbox, put back before a restore.
     let flush = std::process::Command::new("nsenter")
         .arg(format!("--net={}", ns_a.display()))

@@ -240,7 +240,11 @@ impl Network for RealNetwork {
         if state.set && wanted == state.forwards {
             return Ok(());
         }
-        self.set_host_rules(&wanted).await?;
+        let change = self.chains.change(state.forwards.difference(&wanted), wanted.difference(&state.forwards));
+        if !state.set || iptables::restore(&change).await.is_err() {
+            // Somebody took away what was to be changed: all of it anew.
+            self.set_host_rules(&wanted).await?;
+        }
         state.forwards = wanted;
         Ok(())
     }
