@@ -15,7 +15,7 @@ use archives::{
 };
 use torpor::host::layers::{ImportSource, Imported, Layers, Limits};
 use torpor::host::progress::Progress;
-use torpor::host::rootfs::Rootfs;
+use torpor::host::rootfs::{Rootfs, Roots};
 use torpor::model::{Code, Error, LayerInfo, Result};
 
 struct Place {

@@ -14,7 +14,11 @@ pub struct Dirs {
 impl Dirs {
     /// State below `state`, run-time files below `/run/torpor/<tag>`.
     pub fn new(state: &Path, tag: &InstanceTag) -> Self {
-        Dirs { state: state.to_owned(), run: Path::new("/run/torpor").join(tag.as_str()) }
+        Self::at(state, &Path::new("/run/torpor").join(tag.as_str()))
+    }
+    /// State and run-time files below those directories.
+    pub fn at(state: &Path, run: &Path) -> Self {
+        Dirs { state: state.to_owned(), run: run.to_owned() }
     }
     /// The state directory.
     pub fn state(&self) -> &Path {

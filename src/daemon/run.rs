@@ -126,7 +126,7 @@ async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) ->
         cgroups: Arc::new(cgroups.clone()),
         network: Arc::clone(&network) as Arc<dyn Network>,
         shims: Arc::new(RealShims::new(companion("torpor-shim")?)),
-        rootfs: Rootfs::open(dirs.run(), layers.clone())?,
+        rootfs: Arc::new(Rootfs::open(dirs.run(), layers.clone())?),
         layers,
         engines,
         store: Arc::new(store),

@@ -84,6 +84,11 @@ impl Ports {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&port)
     }
 
+    /// Those that are held.
+    pub fn held(&self) -> BTreeSet<u16> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Where connections to 127.0.0.1 are passed on to; none closes them.
     pub fn target(&self, port: u16, to: Option<SocketAddrV4>) {
         if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&port) {

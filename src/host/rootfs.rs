@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use rustix::io::Errno;
@@ -21,6 +22,26 @@ const LINKS: &str = ".links-";
 /// An empty directory.
 const EMPTY: &str = ".empty";
 
+/// Roots of pods, each joined of its layers.
+#[async_trait]
+pub trait Roots: Send + Sync {
+    /// The root of those layers, lowest first. There already: nothing to do.
+    ///
+    /// # Errors
+    /// [`Code::Damaged`]: a layer is missing; or the kernel refuses.
+    async fn ensure(&self, key: &str, layers: &[Digest]) -> Result<PathBuf>;
+    /// Removes a root that no sandbox uses. Not there: nothing to do.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    async fn remove(&self, key: &str) -> Result<()>;
+    /// Keys of those that exist.
+    ///
+    /// # Errors
+    /// They can't be listed.
+    fn list(&self) -> Result<Vec<String>>;
+}
+
 /// The mounted roots of an instance.
 #[derive(Debug, Clone)]
 pub struct Rootfs {
@@ -38,12 +59,11 @@ impl Rootfs {
         files::create_dir_all(&dir, 0o700)?;
         Ok(Rootfs { dir, layers })
     }
+}
 
-    /// The root of those layers, lowest first. Mounted already: nothing to do.
-    ///
-    /// # Errors
-    /// A layer is missing, or overlayfs refuses.
-    pub async fn ensure(&self, key: &str, layers: &[Digest]) -> Result<PathBuf> {
+#[async_trait]
+impl Roots for Rootfs {
+    async fn ensure(&self, key: &str, layers: &[Digest]) -> Result<PathBuf> {
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(Error::internal(format!("{key:?} is no key of a root")));
         }
@@ -83,11 +103,7 @@ impl Rootfs {
         Ok(path)
     }
 
-    /// Unmounts a root that no sandbox uses. Not there: nothing to do.
-    ///
-    /// # Errors
-    /// It can't be unmounted.
-    pub async fn remove(&self, key: &str) -> Result<()> {
+    async fn remove(&self, key: &str) -> Result<()> {
         let path = self.dir.join(key);
         loop {
             match umount2(&path, MntFlags::MNT_DETACH) {
@@ -99,11 +115,7 @@ impl Rootfs {
         files::remove_tree(&path).await
     }
 
-    /// Keys of those that exist.
-    ///
-    /// # Errors
-    /// The directory can't be read.
-    pub fn list(&self) -> Result<Vec<String>> {
+    fn list(&self) -> Result<Vec<String>> {
         Ok(files::list(&self.dir)?.into_iter().filter(|n| !n.starts_with('.')).collect())
     }
 }

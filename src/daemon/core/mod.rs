@@ -35,7 +35,7 @@ use crate::host::engine::Engines;
 use crate::host::layers::Layers;
 use crate::host::network::Network;
 use crate::host::ports::Ports;
-use crate::host::rootfs::Rootfs;
+use crate::host::rootfs::Roots;
 use crate::host::runtime::Runtime;
 use crate::host::shim::Shims;
 use crate::host::store::Store;
@@ -57,7 +57,7 @@ pub struct Host {
     /// Layer store.
     pub layers: Layers,
     /// Mounted roots.
-    pub rootfs: Rootfs,
+    pub rootfs: Arc<dyn Roots>,
     /// Engines.
     pub engines: Engines,
     /// Object store.

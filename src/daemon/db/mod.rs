@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::model::{Attempt, Code, Error, Forward, ImageName, ImageRecord, PodId, PodRecord, Result};
@@ -32,6 +33,17 @@ CREATE TABLE images (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 #[derive(Clone)]
 pub struct Db {
     connection: Arc<Mutex<Connection>>,
+    watch: Option<Arc<dyn Watch>>,
+}
+
+/// Sees every transaction before it begins.
+#[async_trait]
+pub trait Watch: Send + Sync {
+    /// `what` is about to be done. It may be refused, and it may be put off for as long as that takes.
+    ///
+    /// # Errors
+    /// The transaction is refused with it: nothing was changed.
+    async fn before(&self, what: &'static str) -> Result<()>;
 }
 
 impl Db {
@@ -53,7 +65,13 @@ impl Db {
                 .hint("move it aside and restore a backup; the snapshots in the store are whole without it"));
         }
         migrate(&mut connection).attempt(Code::Internal, what)?;
-        Ok(Db { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Db { connection: Arc::new(Mutex::new(connection)), watch: None })
+    }
+
+    /// The same database, every transaction seen by `watch` first.
+    #[must_use]
+    pub fn watched(self, watch: Arc<dyn Watch>) -> Self {
+        Db { watch: Some(watch), ..self }
     }
 
     /// Runs one transaction on the blocking pool. It is committed when `work` succeeds.
@@ -62,6 +80,9 @@ impl Db {
         what: &'static str,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if let Some(watch) = &self.watch {
+            watch.before(what).await?;
+        }
         let connection = Arc::clone(&self.connection);
         let ran = tokio::task::spawn_blocking(move || {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);

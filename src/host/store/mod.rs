@@ -79,7 +79,12 @@ impl Store {
     /// The URL or its settings are wrong.
     pub fn open(config: &StoreConfig) -> Result<Self> {
         let (objects, shown) = backend::open(config)?;
-        Ok(Store { objects, shown, key: tokio::sync::OnceCell::new() })
+        Ok(Self::on(objects, shown))
+    }
+
+    /// A store on objects that are open already; `shown` is what people are told of where they are.
+    pub fn on(objects: Arc<dyn ObjectStore>, shown: String) -> Self {
+        Store { objects, shown, key: tokio::sync::OnceCell::new() }
     }
 
     /// Where it is, without credentials.
