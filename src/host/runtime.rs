@@ -71,6 +71,8 @@ pub trait Runtime: Send + Sync {
     async fn wait_restore(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()>;
     /// How it is; none if the engine does not know it.
     async fn state(&self, engine: &EngineRef, id: &str) -> Result<Option<RuntimeState>>;
+    /// Ids of all sandboxes that have a record, alive or not, whichever engine made them.
+    async fn list(&self) -> Result<Vec<String>>;
     /// Removes it, alive or not; not there: nothing to do.
     async fn delete(&self, engine: &EngineRef, id: &str) -> Result<()>;
     /// Writes what its root holds beyond its image as a tar. False: this engine can't.
@@ -244,6 +246,14 @@ impl Runtime for RunscRuntime {
             }
             Err(e) => Err(e),
         }
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        // All builds call a record `<sandbox>_sandbox:<container>.state`, with a `.lock` beside it.
+        let mut ids: Vec<String> =
+            files::list(&self.root)?.iter().filter_map(|n| Some(n.split_once("_sandbox:")?.0.to_owned())).collect();
+        ids.dedup();
+        Ok(ids)
     }
 
     async fn delete(&self, engine: &EngineRef, id: &str) -> Result<()> {

@@ -52,7 +52,12 @@ impl Core {
             PodState::Starting => {
                 self.take_down(&turn).await;
                 let back = if record.started_at.is_none() { PodState::Created } else { PodState::Stopped };
-                turn.commit(&self.db, |r| r.state = back).await.map(drop)
+                turn.commit(&self.db, |r| {
+                    r.state = back;
+                    r.sandbox_pid = None;
+                })
+                .await
+                .map(drop)
             }
             PodState::Stopping => {
                 let exit = if rebooted { ExitRecord::unknown() } else { self.last_word(&turn).await };
@@ -60,13 +65,19 @@ impl Core {
             }
             PodState::Waking => {
                 self.take_down(&turn).await;
-                turn.commit(&self.db, |r| r.state = PodState::Sleeping).await.map(drop)
+                turn.commit(&self.db, |r| {
+                    r.state = PodState::Sleeping;
+                    r.sandbox_pid = None;
+                })
+                .await
+                .map(drop)
             }
             PodState::Restoring => {
                 // The old sandbox may be gone already: the snapshot asked for is what is left to come back from.
                 self.take_down(&turn).await;
                 turn.commit(&self.db, |r| {
                     r.state = PodState::Failed;
+                    r.sandbox_pid = None;
                     r.snapshot = r.pending.take().or_else(|| r.snapshot.take());
                     r.last_error =
                         Some("torpord ended while a snapshot was being restored: wake it to go on from there".into());
@@ -174,6 +185,7 @@ impl Core {
         for (what, listed) in [
             ("cgroups", self.host.cgroups.list().await),
             ("networks", self.host.network.list().await),
+            ("sandboxes", self.host.runtime.list().await),
             ("bundles", files::list(&self.dirs.sandboxes())),
         ] {
             match listed {

@@ -22,12 +22,17 @@ async fn steps(core: &Arc<Core>, id: &RuntimeId) -> Vec<(&'static str, Result<()
     let network = PodNet::of_names(id);
     let mut done: Vec<(&'static str, Result<()>)> = Vec::new();
     done.push(("delete the sandbox", core.delete_sandbox(id).await));
-    done.push(("end the shim", core.end_shim(id).await));
+    let ended = core.end_shim(id).await;
+    let shim_lives = ended.is_err();
+    done.push(("end the shim", ended));
     let (cgroup, gone) = tokio::join!(core.host.cgroups.remove(&name), core.host.network.detach(&network));
     done.push(("remove the cgroup", cgroup));
     done.push(("remove the network", gone));
     let (dir, upper) = (core.dirs.sandbox(id), core.dirs.upper(id));
-    done.push(("remove the bundle", files::remove_tree(&dir).await));
+    // A shim is reached by its directory alone: while it may live, that stays, and recovery finds both by its name.
+    if !shim_lives {
+        done.push(("remove the bundle", files::remove_tree(&dir).await));
+    }
     done.push(("remove the writable layer", files::remove_tree(&upper).await));
     done
 }
