@@ -1,0 +1,11 @@
+//! Crash sweep: torpord dies after every effect of a request, and again after every effect of its recovery, on a host in
+//! memory. Always: fully there or fully gone, and the same request succeeds the second time.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+#[path = "../support/fake/mod.rs"]
+mod fake;
+
+mod check;
+mod scenarios;
+mod trial;
+mod world;
