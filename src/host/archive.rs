@@ -5,6 +5,7 @@
 
 mod directory;
 mod image;
+mod json;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -12,4 +12,4 @@ pub use id::{Digest, ImageName, InstanceTag, PodId, PodName, SnapshotId, hex};
 pub use image::{ImageConfig, ImageRecord, LayerInfo};
 pub use pod::{ExitReason, Forward, PodRecord, PodState, Protocol, RootfsMode, RuntimeId};
 pub use snapshot::{Extent, FileImage, Manifest, ManifestEnvelope, SnapshotInfo};
-pub use spec::{PodSpec, PortRequest, Ready, ReadyCheck, Resources, VolumeMount};
+pub use spec::{PodSpec, PortRequest, Ready, ReadyCheck, Resources, VolumeMount, is_user};

@@ -67,6 +67,12 @@ pub enum ReadyCheck {
     },
 }
 
+/// Whether a text can name a user: `user[:group]`, names or numbers.
+pub fn is_user(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
+}
+
 /// A readiness probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -221,7 +221,10 @@ impl Layout {
         let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
         let mut blob = |bytes: Vec<u8>| {
             let (digest, size) = (hex(&bytes), bytes.len());
-            files.push((format!("blobs/sha256/{digest}"), bytes));
+            let name = format!("blobs/sha256/{digest}");
+            if files.iter().all(|(n, _)| *n != name) {
+                files.push((name, bytes));
+            }
             (format!("sha256:{digest}"), size)
         };
         let (digest, size) = blob(config.to_string().into_bytes());
@@ -255,6 +258,10 @@ impl Layout {
             None => self.0.push((name.to_owned(), body)),
         }
         self
+    }
+    /// As a tar, with other contents for one of its files.
+    pub fn clone_with(&self, at: usize, body: Vec<u8>) -> Vec<u8> {
+        Tar::of(self.0.iter().enumerate().map(|(n, (name, b))| file(name, if n == at { &body } else { b }))).end()
     }
     pub fn index(&self) -> serde_json::Value {
         serde_json::from_slice(&self.0.iter().find(|(n, _)| n == "index.json").unwrap().1).unwrap()

@@ -102,13 +102,8 @@ pub(super) fn directory(path: Option<&String>) -> Result<()> {
 }
 
 pub(super) fn user(user: Option<&String>) -> Result<()> {
-    let fine = |u: &str| {
-        u.len() <= 64
-            && !u.is_empty()
-            && u.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
-    };
     match user {
-        Some(u) if !fine(u) => {
+        Some(u) if !crate::model::is_user(u) => {
             Err(Error::invalid(format!("user {:?} is not user[:group]", u.chars().take(80).collect::<String>())))
         }
         _ => Ok(()),

@@ -18,8 +18,23 @@ impl Core {
         })
     }
 
-    /// Imports layers and gives them a name; a name that exists moves to the new image.
+    /// Imports layers and gives them a name; a name that exists moves to the new image. What nothing names then goes: layers
+    /// of an image of which a later one was refused, or that had the name before.
     pub(super) async fn import(
+        self: &Arc<Self>,
+        name: ImageName,
+        base: Option<ImageName>,
+        source: ImportSource,
+        progress: &Progress,
+    ) -> Result<ImageRecord> {
+        let imported = self.import_layers(name, base, source, progress).await;
+        if let Err(e) = self.collect_layers().await {
+            tracing::warn!(error = %e.report(), "remove layers that nothing uses");
+        }
+        imported
+    }
+
+    async fn import_layers(
         self: &Arc<Self>,
         name: ImageName,
         base: Option<ImageName>,

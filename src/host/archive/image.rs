@@ -9,7 +9,7 @@ use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageMan
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Decompressed, Index, decompress};
+use super::{Decompressed, Index, decompress, json};
 use crate::model::{Attempt, Code, Digest, Error, ImageConfig, Result};
 
 /// Bytes of a JSON document.
@@ -85,7 +85,7 @@ fn document<T: for<'a> Deserialize<'a>>(index: &Index, name: &str, digest: Optio
     if let Some(digest) = digest {
         verify(&bytes[..], digest)?;
     }
-    serde_json::from_slice(&bytes).attempt(Code::BadArchive, || format!("understand {name:?}"))
+    json::read(&bytes).attempt(Code::BadArchive, || format!("understand {name:?}"))
 }
 
 /// Finds layers and configuration.
@@ -93,6 +93,12 @@ pub(super) fn read(index: Index) -> Result<Image> {
     // An archive that is both (docker since 25) is read as the stricter one, whose every part has a digest.
     let (config, layers) =
         if index.entries.contains_key("index.json") { read_oci(&index)? } else { read_docker(&index)? };
+    // What an index says of an image is only a claim.
+    let here = here()?;
+    if *config.architecture() != here || *config.os() != Os::Linux {
+        let text = format!("the image is for {} on {}, not for linux on {here}", config.os(), config.architecture());
+        return Err(bad(text));
+    }
     let given = config.rootfs().diff_ids();
     if given.len() != layers.len() {
         return Err(bad(format!("the image has {} layers and {} digests for them", layers.len(), given.len())));
@@ -168,13 +174,18 @@ fn read_oci(index: &Index) -> Result<Found> {
     Err(bad("the image's indexes are nested too deep"))
 }
 
+/// What images call this machine's processor.
+fn here() -> Result<Arch> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok(Arch::Amd64),
+        "aarch64" => Ok(Arch::ARM64),
+        other => Err(Error::new(Code::Unsupported, format!("images for {other} are not read"))),
+    }
+}
+
 /// The image for this machine; the only one, if it does not say what it is for.
 fn choose(all: &[Descriptor]) -> Result<&Descriptor> {
-    let here = match std::env::consts::ARCH {
-        "x86_64" => Arch::Amd64,
-        "aarch64" => Arch::ARM64,
-        other => return Err(Error::new(Code::Unsupported, format!("images for {other} are not read"))),
-    };
+    let here = here()?;
     let fits = |d: &Descriptor| match d.platform() {
         Some(p) => *p.os() == Os::Linux && *p.architecture() == here,
         None => true,
@@ -220,9 +231,13 @@ fn convert(image: &ImageConfiguration) -> Result<ImageConfig> {
         stop_signal: c.stop_signal().clone().unwrap_or_default(),
         labels: c.labels().clone().unwrap_or_default().into_iter().collect(),
     };
-    let has_nul = config.entrypoint.iter().chain(&config.cmd).chain(&config.env).any(|s| s.contains('\0'));
+    let texts = config.entrypoint.iter().chain(&config.cmd).chain(&config.env).chain([&config.working_dir]);
+    let has_nul = texts.into_iter().any(|s| s.contains('\0'));
     if has_nul || !(config.working_dir.is_empty() || config.working_dir.starts_with('/')) {
         return Err(bad("the image's configuration has a NUL byte or a working directory that is not absolute"));
+    }
+    if !config.user.is_empty() && !crate::model::is_user(&config.user) {
+        return Err(bad("the image's configuration has a user that is not user[:group]"));
     }
     Ok(config)
 }

@@ -53,7 +53,8 @@ impl Layers {
     ///
     /// # Errors
     /// [`Code::BadArchive`] for what is corrupt, hostile or not what its digest says; [`Code::TooLarge`];
-    /// [`Code::Exhausted`] for a full disk. Nothing stays then.
+    /// [`Code::Exhausted`] for a full disk. Nothing half made stays; layers before the one that was refused are whole, and
+    /// stay until they are removed.
     pub async fn import(&self, source: ImportSource, progress: &Progress) -> Result<Imported> {
         let hold = self.hold();
         progress.phase("upload");
