@@ -193,7 +193,7 @@ pub enum Event {
         /// Whether the pod's command has been started.
         launched: bool,
     },
-    /// A program runs. Numbered.
+    /// The pod's command runs. Numbered. Of further programs only the end is told, or that they could not be started.
     Started {
         /// Which.
         process: u64,

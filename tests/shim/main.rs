@@ -82,6 +82,60 @@ async fn programs_get_input_and_give_output_and_code() {
 }
 
 #[tokio::test]
+async fn programs_are_who_and_where_they_are_asked_to_be() {
+    if !is_root() {
+        return;
+    }
+    let pod = Pod::new().await;
+    pod.launch("exec sleep 1000").await;
+    let run = |user: &str, dir: &str, path: &str, line: &str| {
+        let command = if line.is_empty() { vec!["tool".to_owned()] } else { shell(line).command };
+        let exec = Exec {
+            command,
+            env: vec![format!("PATH={path}")],
+            working_dir: Some(dir.to_owned()),
+            user: Some(user.to_owned()),
+            stdin: false,
+        };
+        let shim = pod.shim.clone();
+        async move { shim.exec(&exec, vec![], None).await.map(|o| String::from_utf8(o.stdout).unwrap().trim().to_owned()) }
+    };
+    let ids = "echo $(id -u) $(id -g) $(id -G) $(pwd) $HOME";
+    let usual = "/usr/bin:/bin";
+    assert_eq!(run("", "/", usual, ids).await.unwrap(), "0 0 0 / /root");
+    assert_eq!(run("4:5", "/tmp", usual, ids).await.unwrap().split(' ').next(), Some("4"));
+    assert!(run("ann", "/", usual, ids).await.is_err());
+    // Who somebody is may change while the pod runs, and so may what stands first in the search path.
+    let pod = &pod;
+    let add = |line: &str, file: &str| {
+        let script = format!("echo '{line}' >> {file}");
+        async move { drop(pod.exec(&script).await) }
+    };
+    add("ann:x:1000:1001::/home/ann:/bin/sh", "/etc/passwd").await;
+    assert_eq!(run("ann", "/", usual, ids).await.unwrap(), "1000 1001 1001 / /home/ann");
+    add("more:x:1002:ann", "/etc/group").await;
+    assert_eq!(run("ann", "/dev", usual, ids).await.unwrap(), "1000 1001 1001 1002 /dev /home/ann");
+    assert_eq!(run("", "/", usual, ids).await.unwrap(), "0 0 0 / /root");
+    let path = "/absent:/tmp/first:/tmp/plain:/tmp/second";
+    let tool = |dir: &str, mode: &str| {
+        let text = format!("#!/bin/sh\\necho {dir}\\n");
+        let script = format!("mkdir -p /tmp/{dir}; printf '{text}' > /tmp/{dir}/tool; chmod {mode} /tmp/{dir}/tool");
+        async move { drop(pod.exec(&script).await) }
+    };
+    let code = |e: torpor::model::Error| e.code();
+    assert_eq!(run("", "/", path, "").await.map_err(code), Err(Code::CommandNotFound));
+    tool("plain", "644").await;
+    assert_eq!(run("", "/", path, "").await.map_err(code), Err(Code::CommandNotExecutable));
+    tool("second", "755").await;
+    assert_eq!(run("", "/", path, "").await.unwrap(), "second");
+    tool("first", "755").await;
+    assert_eq!(run("", "/", path, "").await.unwrap(), "first");
+    // No signal is blocked, and a broken pipe ends a program.
+    assert_eq!(run("", "/", usual, "grep SigBlk /proc/self/status").await.unwrap(), "SigBlk:\t0000000000000000");
+    assert_eq!(pod.exec("kill -PIPE $$; sleep 1").await.exit_code, 128 + 13);
+}
+
+#[tokio::test]
 async fn the_log_is_rotated_and_bounded() {
     if !is_root() {
         return;

@@ -25,7 +25,7 @@ use nix::unistd::{Pid, read};
 
 use crate::channel::{Decoder, Event, Exec, Launch, MAIN, Request, StartFailure, Stream, VERSION};
 use outbox::Outbox;
-use program::{Program, Spawn};
+use program::{Program, Spawn, Starter};
 
 /// Bytes taken from a program's output at once.
 const CHUNK: usize = 64 * 1024;
@@ -39,6 +39,9 @@ struct Init {
     decoder: Decoder,
     outbox: Outbox,
     programs: BTreeMap<u64, Program>,
+    starter: Starter,
+    /// Room for a piece of output.
+    piece: Vec<u8>,
     probes: BTreeMap<i32, u64>,
     launch: Option<Launch>,
     main_ended: Option<i32>,
@@ -53,11 +56,14 @@ pub fn run(input: OwnedFd, output: OwnedFd) -> i32 {
     for fd in [&input, &output] {
         set_nonblocking(fd.as_fd());
     }
+    let _ = nix::unistd::chdir("/");
     let mut init = Init {
         input,
         decoder: Decoder::default(),
         outbox: Outbox::new(output),
         programs: BTreeMap::new(),
+        starter: Starter::of_init(),
+        piece: vec![0; CHUNK],
         probes: BTreeMap::new(),
         launch: None,
         main_ended: None,
@@ -77,7 +83,9 @@ fn block_signals() -> nix::Result<SignalFd> {
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         set.add(signal);
     }
-    set.thread_block()?;
+    let mut blocked = set;
+    blocked.add(Signal::SIGPIPE);
+    blocked.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
@@ -110,12 +118,15 @@ impl Init {
         for source in ready {
             match source {
                 Source::Signals => {
-                    while let Ok(Some(info)) = signals.read_signal() {
+                    // One in a round: poll tells of the next.
+                    if let Ok(Some(info)) = signals.read_signal()
+                        && info.ssi_signo != Signal::SIGCHLD as u32
+                        && info.ssi_pid == 0
+                    {
                         // Asked to stop from outside the channel: the command decides what that means.
-                        if info.ssi_signo != Signal::SIGCHLD as u32 && info.ssi_pid == 0 {
-                            self.signal(MAIN, i32::try_from(info.ssi_signo).unwrap_or(libc::SIGTERM));
-                        }
+                        self.signal(MAIN, i32::try_from(info.ssi_signo).unwrap_or(libc::SIGTERM));
                     }
+                    self.reap();
                 }
                 Source::Input => self.read_input(),
                 Source::Channel => self.outbox.flush(),
@@ -127,7 +138,6 @@ impl Init {
                 }
             }
         }
-        self.reap();
         self.report_ended();
         self.answer_quiesce();
         self.outbox.flush();
@@ -158,9 +168,8 @@ impl Init {
                 fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLOUT));
             }
         }
-        let now = now_ms();
-        let waits = |p: &Program| p.linger_until.filter(|_| !hold).map(|t| (t - now).max(0));
-        let linger = self.programs.values().filter_map(waits).min();
+        let linger = self.programs.values().filter_map(|p| p.linger_until.filter(|_| !hold)).min();
+        let linger = linger.map(|t| (t - now_ms()).max(0));
         let timeout = linger.and_then(|ms| PollTimeout::try_from(i32::try_from(ms).unwrap_or(1000)).ok());
         match poll(&mut fds, timeout.unwrap_or(PollTimeout::NONE)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -175,7 +184,12 @@ impl Init {
         loop {
             match read(&self.input, &mut bytes) {
                 Ok(0) | Err(Errno::EAGAIN) => break,
-                Ok(n) => self.decoder.push(&bytes[..n]),
+                Ok(n) => {
+                    self.decoder.push(&bytes[..n]);
+                    if n < bytes.len() {
+                        break;
+                    }
+                }
                 Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
@@ -267,10 +281,14 @@ impl Init {
     }
 
     fn start(&mut self, process: u64, spawn: &Spawn<'_>) -> bool {
-        match program::start(spawn) {
+        match self.starter.start(spawn) {
             Ok(program) => {
                 self.programs.insert(process, program);
-                self.outbox.say_numbered(&Event::Started { process });
+                if process == MAIN {
+                    self.outbox.say_numbered(&Event::Started { process });
+                }
+                // While the program is being loaded.
+                self.starter.prepare();
                 true
             }
             Err((why, message)) => {
@@ -293,14 +311,13 @@ impl Init {
         let Some(p) = self.programs.get_mut(&process) else { return 0 };
         let slot = if stream == Stream::Stdout { &mut p.stdout } else { &mut p.stderr };
         let Some(fd) = slot else { return 0 };
-        let mut bytes = vec![0_u8; CHUNK];
-        match read(&*fd, &mut bytes) {
+        match read(&*fd, &mut self.piece) {
             Ok(0) => *slot = None,
             Ok(n) => {
-                bytes.truncate(n);
                 // After its end was reported, nobody listens to what a program left running in its place says.
                 if !p.reported {
-                    self.outbox.say_numbered(&Event::Output { process, stream, data: bytes });
+                    let data = self.piece[..n].to_vec();
+                    self.outbox.say_numbered(&Event::Output { process, stream, data });
                 }
                 return n;
             }
@@ -357,10 +374,9 @@ impl Init {
         if self.quiesced || self.quiesce_asked || self.outbox.is_full() {
             return;
         }
-        let now = now_ms();
         let is_due = |p: &Program| {
             let silent = p.stdout.is_none() && p.stderr.is_none();
-            p.ended.is_some() && !p.reported && (silent || p.linger_until.is_some_and(|t| t <= now))
+            p.ended.is_some() && !p.reported && (silent || p.linger_until.is_some_and(|t| t <= now_ms()))
         };
         let due: Vec<u64> = self.programs.iter().filter(|(_, p)| is_due(p)).map(|(n, _)| *n).collect();
         for process in due {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, fork};
 
-use super::program::{self, Spawn};
+use super::program::{Spawn, Starter};
 use crate::channel::{Launch, Probe};
 
 /// Between two attempts. There is no event for "somebody began to listen".
@@ -67,6 +67,6 @@ fn http(port: u16, path: &str, left: Duration) -> bool {
 
 fn run(command: &[String], launch: &Launch) -> bool {
     let spawn = Spawn { command, env: &launch.env, working_dir: &launch.working_dir, user: &launch.user, stdin: false };
-    let Ok(program) = program::start(&spawn) else { return false };
+    let Ok(program) = Starter::default().start(&spawn) else { return false };
     matches!(nix::sys::wait::waitpid(program.pid, None), Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
 }

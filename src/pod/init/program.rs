@@ -7,15 +7,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::Mode;
 use nix::unistd::{
-    Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setgid, setgroups, setsid, setuid, write,
+    AccessFlags, Gid, Pid, access, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, getgroups, pipe2, setgid,
+    setgroups, setsid, setuid, write,
 };
 
-use super::user;
+use super::user::{Account, Accounts};
 use crate::channel::StartFailure;
 
 /// Bytes of input kept for a program that does not read; beyond that input is refused by closing it.
@@ -78,71 +79,118 @@ impl Program {
 
 type Failure = (StartFailure, String);
 
-/// Starts a program in a session of its own.
-pub(super) fn start(spawn: &Spawn<'_>) -> Result<Program, Failure> {
-    let refused = |what: &str, e: Errno| (StartFailure::Refused, format!("{what}: {}", e.desc()));
-    let name = spawn.command.first().ok_or((StartFailure::NotFound, "no command was given".to_owned()))?;
-    let account = user::resolve(spawn.user).map_err(|m| (StartFailure::Refused, m))?;
-    let mut env = spawn.env.to_vec();
-    let has = |env: &[String], n: &str| env.iter().any(|l| l.split('=').next() == Some(n));
-    if !has(&env, "PATH") {
-        env.push(format!("PATH={PATH}"));
-    }
-    if !has(&env, "HOME") {
-        env.push(format!("HOME={}", account.home));
-    }
-    let dir = if spawn.working_dir.is_empty() { "/" } else { spawn.working_dir };
-    let c = |s: &str| {
-        CString::new(s)
-            .map_err(|_| (StartFailure::Refused, "a NUL byte stands in the command or environment".to_owned()))
-    };
-    let args = spawn.command.iter().map(|a| c(a)).collect::<Result<Vec<_>, _>>()?;
-    let env_c = env.iter().map(|e| c(e)).collect::<Result<Vec<_>, _>>()?;
-    let search = env.iter().rev().find_map(|l| l.strip_prefix("PATH=")).unwrap_or(PATH);
-    let candidates = candidates(name, search).into_iter().map(|p| c(&p)).collect::<Result<Vec<_>, _>>()?;
+/// A pipe for a program's output: the end that init reads, which never blocks, and the program's.
+type Pipe = (OwnedFd, OwnedFd);
 
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| refused("make a pipe", e));
-    let (out_read, out_write) = pipe()?;
-    let (err_read, err_write) = pipe()?;
-    let (in_read, in_write) = if spawn.stdin {
-        let (r, w) = pipe()?;
-        (r, Some(w))
-    } else {
-        let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        (null.map_err(|e| refused("open /dev/null", e))?, None)
-    };
-    // As vfork: the child borrows this memory, and this process stands still until it execs or ends. A copy of the address
-    // space would be thrown away a moment later, and in gVisor each one is a process of the host's.
-    let mut failed = None;
-    let mut stack = vec![0_u8; STACK];
-    let run = || {
-        failed = Some(child(&account, dir, &in_read, &out_write, &err_write, &candidates, &args, &env_c));
-        127
-    };
-    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
-    // SAFETY: this process has one thread, which waits: nobody else touches what the child borrows.
-    let pid = unsafe { clone(Box::new(run), &mut stack, flags, Some(Signal::SIGCHLD as i32)) };
-    let pid = pid.map_err(|e| refused("start a process", e))?;
-    drop((in_read, out_write, err_write));
-    if let Some((step, errno)) = failed {
-        let _ = nix::sys::wait::waitpid(pid, None);
-        return Err(explain(step, errno, name, dir));
+/// Starts programs. What it can it does ahead, or keeps: in gVisor each system call is dear, and somebody waits.
+#[derive(Default)]
+pub(super) struct Starter {
+    accounts: Accounts,
+    null: Option<OwnedFd>,
+    spare: Option<[Pipe; 2]>,
+    /// Groups that init itself has; none: not known.
+    groups: Option<Vec<Gid>>,
+    stack: Vec<u8>,
+}
+
+impl Starter {
+    /// For init itself. Its children are to have the default action for a broken pipe; it is blocked here, so that init
+    /// only gets the error.
+    pub(super) fn of_init() -> Self {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: sets the default action, which runs no code of ours.
+        let _ = unsafe { sigaction(Signal::SIGPIPE, &default) };
+        Starter { groups: getgroups().ok(), ..Starter::default() }
     }
-    for fd in [Some(&out_read), Some(&err_read), in_write.as_ref()].into_iter().flatten() {
-        super::set_nonblocking(fd.as_fd());
+
+    /// Makes ready what the next program needs.
+    pub(super) fn prepare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = output_pipe().and_then(|out| Ok([out, output_pipe()?])).ok();
+        }
     }
-    Ok(Program {
-        pid,
-        stdin: in_write,
-        stdout: Some(out_read),
-        stderr: Some(err_read),
-        ended: None,
-        reported: false,
-        linger_until: None,
-        last_words: 0,
-        input: VecDeque::new(),
-        input_ended: false,
-    })
+
+    /// Starts a program in a session of its own.
+    pub(super) fn start(&mut self, spawn: &Spawn<'_>) -> Result<Program, Failure> {
+        let refused = |what: &str, e: Errno| (StartFailure::Refused, format!("{what}: {}", e.desc()));
+        let name = spawn.command.first().ok_or((StartFailure::NotFound, "no command was given".to_owned()))?;
+        let account = self.accounts.resolve(spawn.user).map_err(|m| (StartFailure::Refused, m))?;
+        let mut env = spawn.env.to_vec();
+        let has = |env: &[String], n: &str| env.iter().any(|l| l.split('=').next() == Some(n));
+        if !has(&env, "PATH") {
+            env.push(format!("PATH={PATH}"));
+        }
+        if !has(&env, "HOME") {
+            env.push(format!("HOME={}", account.home));
+        }
+        let dir = if spawn.working_dir.is_empty() { "/" } else { spawn.working_dir };
+        let c = |s: &str| {
+            CString::new(s)
+                .map_err(|_| (StartFailure::Refused, "a NUL byte stands in the command or environment".to_owned()))
+        };
+        let args = spawn.command.iter().map(|a| c(a)).collect::<Result<Vec<_>, _>>()?;
+        let env_c = env.iter().map(|e| c(e)).collect::<Result<Vec<_>, _>>()?;
+        let search = env.iter().rev().find_map(|l| l.strip_prefix("PATH=")).unwrap_or(PATH);
+        let candidates = candidates(name, search).into_iter().map(|p| c(&p)).collect::<Result<Vec<_>, _>>()?;
+
+        if self.null.is_none() {
+            let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+            self.null = Some(null.map_err(|e| refused("open /dev/null", e))?);
+        }
+        let input = if spawn.stdin {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| refused("make a pipe", e))?;
+            super::set_nonblocking(write.as_fd());
+            Some((read, write))
+        } else {
+            None
+        };
+        let [out, err] = match self.spare.take() {
+            Some(spare) => spare,
+            None => {
+                let pipe = || output_pipe().map_err(|e| refused("make a pipe", e));
+                [pipe()?, pipe()?]
+            }
+        };
+        let Some(stdin) = input.as_ref().map(|(read, _)| read).or(self.null.as_ref()) else {
+            return Err(refused("open /dev/null", Errno::EBADF));
+        };
+        self.stack.resize(STACK, 0);
+        // As vfork: the child borrows this memory, and this process stands still until it execs or ends. A copy of the
+        // address space would be thrown away a moment later, and in gVisor each one is a process of the host's.
+        let mut failed = None;
+        let groups = self.groups.as_deref();
+        let child = Child { account: &account, groups, dir, stdin, stdout: &out.1, stderr: &err.1 };
+        let run = || {
+            failed = Some(child.run(&candidates, &args, &env_c));
+            127
+        };
+        let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+        // SAFETY: this process has one thread, which waits: nobody else touches what the child borrows.
+        let pid = unsafe { clone(Box::new(run), &mut self.stack, flags, Some(Signal::SIGCHLD as i32)) };
+        let pid = pid.map_err(|e| refused("start a process", e))?;
+        if let Some((step, errno)) = failed {
+            let _ = nix::sys::wait::waitpid(pid, None);
+            return Err(explain(step, errno, name, dir));
+        }
+        Ok(Program {
+            pid,
+            stdin: input.map(|(_, write)| write),
+            stdout: Some(out.0),
+            stderr: Some(err.0),
+            ended: None,
+            reported: false,
+            linger_until: None,
+            last_words: 0,
+            input: VecDeque::new(),
+            input_ended: false,
+        })
+    }
+}
+
+fn output_pipe() -> nix::Result<Pipe> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
 }
 
 /// Bytes of the child's stack until it execs.
@@ -152,44 +200,55 @@ const STEP_USER: u8 = 2;
 const STEP_STDIO: u8 = 3;
 const STEP_EXEC: u8 = 4;
 
-#[expect(clippy::too_many_arguments, reason = "all that the child needs, prepared before the fork")]
-fn child(
-    account: &user::Account,
-    dir: &str,
-    stdin: &OwnedFd,
-    stdout: &OwnedFd,
-    stderr: &OwnedFd,
-    candidates: &[CString],
-    args: &[CString],
-    env: &[CString],
-) -> (u8, Errno) {
-    let _ = setsid();
-    // The one that Rust's own start changes.
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: sets the default action, which runs no code of ours.
-    let _ = unsafe { sigaction(Signal::SIGPIPE, &default) };
-    let _ = SigSet::all().thread_unblock();
-    if let Err(e) = dup2_stdin(stdin).and_then(|()| dup2_stdout(stdout)).and_then(|()| dup2_stderr(stderr)) {
-        return (STEP_STDIO, e);
-    }
-    if let Err(e) = setgroups(&account.groups).and_then(|()| setgid(account.gid)).and_then(|()| make_dir_and_enter(dir))
-    {
-        return (if e == Errno::ENOENT || e == Errno::ENOTDIR { STEP_DIR } else { STEP_USER }, e);
-    }
-    if let Err(e) = setuid(account.uid) {
-        return (STEP_USER, e);
-    }
-    let mut worst = Errno::ENOENT;
-    for path in candidates {
-        let Err(e) = execve(path, args, env);
-        if !matches!(e, Errno::ENOENT | Errno::ENOTDIR) {
-            worst = e;
-            if e != Errno::EACCES {
-                break;
+/// All that the child needs, prepared before it is made.
+struct Child<'a> {
+    account: &'a Account,
+    groups: Option<&'a [Gid]>,
+    dir: &'a str,
+    stdin: &'a OwnedFd,
+    stdout: &'a OwnedFd,
+    stderr: &'a OwnedFd,
+}
+
+impl Child<'_> {
+    /// Becomes the program; comes back only if it can't.
+    fn run(&self, candidates: &[CString], args: &[CString], env: &[CString]) -> (u8, Errno) {
+        let _ = setsid();
+        let _ = SigSet::all().thread_unblock();
+        let stdio =
+            dup2_stdin(self.stdin).and_then(|()| dup2_stdout(self.stdout)).and_then(|()| dup2_stderr(self.stderr));
+        if let Err(e) = stdio {
+            return (STEP_STDIO, e);
+        }
+        let account = self.account;
+        // Init is root, in the root directory.
+        let root = account.uid.is_root() && account.gid.as_raw() == 0;
+        let as_init = root && self.groups == Some(&account.groups);
+        let groups = || if as_init { Ok(()) } else { setgroups(&account.groups).and_then(|()| setgid(account.gid)) };
+        let enter = || if self.dir == "/" { Ok(()) } else { make_dir_and_enter(self.dir) };
+        if let Err(e) = groups().and_then(|()| enter()) {
+            return (if e == Errno::ENOENT || e == Errno::ENOTDIR { STEP_DIR } else { STEP_USER }, e);
+        }
+        if !as_init && let Err(e) = setuid(account.uid) {
+            return (STEP_USER, e);
+        }
+        let mut worst = Errno::ENOENT;
+        let absent = |e| matches!(e, Errno::ENOENT | Errno::ENOTDIR);
+        for path in candidates {
+            // To ask is much cheaper than to try.
+            if candidates.len() > 1 && access(path.as_c_str(), AccessFlags::F_OK).is_err_and(absent) {
+                continue;
+            }
+            let Err(e) = execve(path, args, env);
+            if !absent(e) {
+                worst = e;
+                if e != Errno::EACCES {
+                    break;
+                }
             }
         }
+        (STEP_EXEC, worst)
     }
-    (STEP_EXEC, worst)
 }
 
 /// As docker: a working directory that is missing is made.

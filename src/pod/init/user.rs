@@ -1,5 +1,8 @@
 //! `user[:group]` as docker reads it: names of the pod's own /etc/passwd and /etc/group, or numbers.
 
+use std::os::unix::fs::MetadataExt;
+use std::rc::Rc;
+
 use nix::unistd::{Gid, Uid};
 
 pub(super) struct Account {
@@ -21,9 +24,35 @@ fn lines(path: &str) -> Vec<Vec<String>> {
     text.lines().map(|l| l.split(':').map(str::to_owned).collect()).collect()
 }
 
-/// Who that is.
-pub(super) fn resolve(user: &str) -> Result<Account, String> {
-    resolve_in(user, &lines("/etc/passwd"), &lines("/etc/group"))
+/// What changes when a file does; none: there is no such file.
+type Stamp = Option<(u64, u64, u64, [i64; 4])>;
+
+fn stamp(path: &str) -> Stamp {
+    let m = std::fs::metadata(path).ok()?;
+    Some((m.dev(), m.ino(), m.size(), [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()]))
+}
+
+/// Who was asked for last, as long as the files are what they were: to read them takes longer than all else that is done
+/// before a program starts.
+#[derive(Default)]
+pub(super) struct Accounts {
+    last: Option<(String, [Stamp; 2], Rc<Account>)>,
+}
+
+impl Accounts {
+    /// Who that is.
+    pub(super) fn resolve(&mut self, user: &str) -> Result<Rc<Account>, String> {
+        let stamps = ["/etc/passwd", "/etc/group"].map(stamp);
+        if let Some((name, then, account)) = &self.last
+            && name == user
+            && *then == stamps
+        {
+            return Ok(Rc::clone(account));
+        }
+        let account = Rc::new(resolve_in(user, &lines("/etc/passwd"), &lines("/etc/group"))?);
+        self.last = Some((user.to_owned(), stamps, Rc::clone(&account)));
+        Ok(account)
+    }
 }
 
 fn resolve_in(user: &str, passwd: &[Vec<String>], group: &[Vec<String>]) -> Result<Account, String> {
