@@ -1,4 +1,5 @@
 //! A real torpord of a test's own, and what it is asked. Dropped, it takes everything with it and proves it.
+#![allow(dead_code, reason = "shared by test binaries that each use a part of it")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,6 +18,8 @@ pub struct Options {
     pub runsc: Option<PathBuf>,
     pub config: String,
     pub env: Vec<(String, String)>,
+    /// A disk of its own for the state directory, of so many bytes.
+    pub disk: Option<u64>,
 }
 
 pub struct Daemon {
@@ -94,6 +97,13 @@ impl Daemon {
         let n = random();
         let dir = PathBuf::from(format!("/var/tmp/torpor-test-{n:08x}"));
         std::fs::create_dir(&dir).unwrap();
+        if let Some(bytes) = options.disk {
+            let state = dir.join("state");
+            std::fs::create_dir(&state).unwrap();
+            let size = format!("size={bytes},mode=700");
+            let none = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), &state, Some("tmpfs"), none, Some(size.as_str())).unwrap();
+        }
         let socket = dir.join("api.sock");
         let runsc = options.runsc.or_else(support::runsc).unwrap();
         let config = dir.join("torpor.toml");
@@ -298,6 +308,8 @@ impl Daemon {
         left.extend(String::from_utf8_lossy(&processes.stdout).lines().map(str::to_owned));
         let kept = std::fs::read_dir(self.dir.join("state/pods")).map_or(0, Iterator::count);
         let rest = Rest { removed, left, kept, log: self.log() };
+        // Its own disk, if it had one.
+        let _ = nix::mount::umount2(&self.dir.join("state"), nix::mount::MntFlags::MNT_DETACH);
         std::fs::remove_dir_all(&self.dir).unwrap();
         rest
     }

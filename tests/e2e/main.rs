@@ -4,6 +4,7 @@
 mod badinput;
 mod cli;
 mod daemon;
+mod disk;
 mod isolation;
 mod life;
 mod limits;

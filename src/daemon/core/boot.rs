@@ -64,8 +64,8 @@ impl Core {
             Err(e) => {
                 turn.pod().set_shim(None);
                 teardown::sandbox(self, &record.runtime_id()).await;
-                let gone = turn.commit(&self.db, |r| r.sandbox_pid = None).await;
-                if let Err(e) = self.publish_forwards().await.and(gone) {
+                turn.settle(self, |r| r.sandbox_pid = None).await;
+                if let Err(e) = self.publish_forwards().await {
                     tracing::warn!(pod = %record.id, error = %e.report(), "after a failed start");
                 }
                 Err(e)
@@ -257,26 +257,34 @@ impl Core {
         self.bring_up(turn, from).await
     }
 
-    /// The last step up: the pod runs, and its end is waited for.
+    /// The last step up: the pod runs, and its end is waited for. What can't be recorded is taken down again.
     pub(super) async fn mark_running(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         turn: &Turn<'_>,
         change: impl FnOnce(&mut PodRecord),
     ) -> Result<PodRecord> {
-        let record = turn
-            .commit(&self.db, |r| {
-                r.state = PodState::Running;
-                r.started_at = Some(Timestamp::now());
-                r.finished_at = None;
-                r.exit_code = None;
-                r.exit_reason = None;
-                r.last_error = None;
-                change(r);
-            })
-            .await?;
-        self.watch_exit(pod);
-        Ok(record)
+        let committed = self.commit_running(turn, change).await;
+        if committed.is_ok() {
+            self.watch_exit(pod);
+        } else {
+            self.take_down(turn).await;
+            turn.settle(self, |r| r.sandbox_pid = None).await;
+        }
+        committed
+    }
+
+    async fn commit_running(&self, turn: &Turn<'_>, change: impl FnOnce(&mut PodRecord)) -> Result<PodRecord> {
+        turn.commit(&self.db, |r| {
+            r.state = PodState::Running;
+            r.started_at = Some(Timestamp::now());
+            r.finished_at = None;
+            r.exit_code = None;
+            r.exit_reason = None;
+            r.last_error = None;
+            change(r);
+        })
+        .await
     }
 }
 

@@ -67,7 +67,7 @@ impl Core {
     ) -> Result<PodRecord> {
         let record = turn.record();
         let new = self.new_layers.read().await;
-        let saved = if exit.sandbox_died || exit.shim_lost {
+        let root = if exit.sandbox_died || exit.shim_lost {
             Err(Error::new(Code::Runtime, "its sandbox is gone, and with it what was written since the last stop"))
         } else {
             self.save_root(turn, &record).await
@@ -75,23 +75,27 @@ impl Core {
         let reason = reason.unwrap_or_else(|| self.explain(&record, exit));
         let code = exit_code(exit, reason);
         let at = exit.at.unwrap_or_else(Timestamp::now);
-        let committed = turn
-            .commit(&self.db, |r| {
+        let (committed, saved) = turn
+            .settle(self, |r| {
                 r.state = state;
                 r.finished_at = Some(at);
                 r.exit_code = Some(code);
                 r.exit_reason = Some(reason);
                 r.sandbox_pid = None;
-                match saved {
+                match root {
                     Ok(layers) => r.private_layers = layers,
                     Err(e) => r.last_error = Some(format!("rootfs-reset: {}", e.report())),
                 }
             })
-            .await?;
+            .await;
         drop(new);
         turn.pod().set_shim(None);
         if let Err(e) = self.publish_forwards().await {
             tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that ended");
+        }
+        if !saved {
+            // How it ended is known to its shim alone until the database takes it.
+            return Ok(committed);
         }
         teardown::sandbox(self, &record.runtime_id()).await;
         if committed.private_layers.len() < record.private_layers.len()

@@ -184,16 +184,25 @@ impl Core {
         }
         turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;
         let before = record.state;
-        match self.next_incarnation(&turn, PodState::Starting, &mut From::Command).await {
+        if pod.unsaved() {
+            // Its last sandbox is still there: the next one's record must not hide it.
+            turn.commit(&self.db, |_| ()).await?;
+            self.finish_teardown(&turn).await;
+        }
+        let started = match self.next_incarnation(&turn, PodState::Starting, &mut From::Command).await {
             Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+            Err(e) => Err(e),
+        };
+        match started {
+            Ok(record) => Ok(record),
             Err(e) => {
                 let text = e.report();
                 let back = if before == PodState::Created { PodState::Created } else { PodState::Stopped };
-                turn.commit(&self.db, |r| {
+                turn.settle(self, |r| {
                     r.state = back;
                     r.last_error = Some(text);
                 })
-                .await?;
+                .await;
                 Err(e)
             }
         }
@@ -263,7 +272,8 @@ impl Core {
     pub(super) async fn erase(self: &Arc<Self>, turn: &Turn<'_>) -> Result<()> {
         let record = turn.record();
         if record.state != PodState::Deleting {
-            turn.commit(&self.db, |r| r.state = PodState::Deleting).await?;
+            // Even if there is no room to record it: what goes makes room.
+            turn.settle(self, |r| r.state = PodState::Deleting).await;
         }
         turn.pod().set_shim(None);
         self.publish_forwards().await.unwrap_or_else(|e| {
@@ -281,8 +291,15 @@ impl Core {
         for f in &record.forwards {
             self.host.ports.release(f.host);
         }
-        files::remove_tree(&self.dirs.pod(&record.id)).await?;
-        self.db.remove_pod(&record.id).await?;
+        let gone = match files::remove_tree(&self.dirs.pod(&record.id)).await {
+            Ok(()) => self.db.remove_pod(&record.id).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = gone {
+            turn.pod().set_unsaved();
+            self.unsaved.notify_one();
+            return Err(e.hint("it is tried again until it works"));
+        }
         self.forget(&record.id);
         self.release_root(&record).await;
         Ok(())

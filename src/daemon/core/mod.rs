@@ -44,6 +44,9 @@ use crate::plan::network::Addressing;
 
 pub use pod::Pod;
 
+/// From one try to save what the database did not take to the next.
+const SAVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The drivers: all that touches the operating system.
 pub struct Host {
     /// runsc.
@@ -91,6 +94,8 @@ pub struct Core {
     forwards: tokio::sync::Mutex<()>,
     /// Read while layers are made that nothing names yet; written while unused ones are removed.
     new_layers: tokio::sync::RwLock<()>,
+    /// Told when the database did not take a record.
+    unsaved: tokio::sync::Notify,
     shutdown: CancellationToken,
 }
 
@@ -146,6 +151,7 @@ impl Core {
             leases: tokio::sync::Mutex::new(()),
             forwards: tokio::sync::Mutex::new(()),
             new_layers: tokio::sync::RwLock::new(()),
+            unsaved: tokio::sync::Notify::new(),
             shutdown,
         }))
     }
@@ -221,6 +227,43 @@ impl Core {
         done.push(crate::host::files::remove_tree(self.dirs.run()).await);
         for e in done.into_iter().filter_map(Result::err) {
             tracing::warn!(error = %e.report(), "leave nothing behind");
+        }
+    }
+
+    /// Saves, again and again, what the database did not take, until the daemon ends.
+    pub async fn save_again(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = self.unsaved.notified() => {}
+            }
+            while self.pods().iter().any(|p| p.unsaved()) {
+                tokio::select! {
+                    () = self.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(SAVE_AGAIN) => {}
+                }
+                for pod in self.pods().iter().filter(|p| p.unsaved()) {
+                    let turn = pod.turn().await;
+                    if !pod.unsaved() {
+                        continue;
+                    }
+                    if pod.state() == PodState::Deleting {
+                        let _ = self.erase(&turn).await;
+                    } else if turn.commit(&self.db, |_| ()).await.is_ok() {
+                        self.finish_teardown(&turn).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes down what a pod at rest has kept because its record could not be saved.
+    async fn finish_teardown(self: &Arc<Self>, turn: &pod::Turn<'_>) {
+        let record = turn.record();
+        let at_rest =
+            matches!(record.state, PodState::Created | PodState::Stopped | PodState::Failed | PodState::Sleeping);
+        if at_rest && record.incarnation > 0 {
+            teardown::sandbox(self, &record.runtime_id()).await;
         }
     }
 

@@ -1,9 +1,11 @@
 //! One pod in memory: its record as last committed, whose turn it is, and the way to its shim.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::Core;
 use crate::daemon::db::Db;
 use crate::host::shim::Shim;
 use crate::model::{Code, Error, PodRecord, PodState, Result};
@@ -13,6 +15,7 @@ pub struct Pod {
     record: watch::Sender<PodRecord>,
     turn: tokio::sync::Mutex<()>,
     shim: Mutex<Option<Arc<dyn Shim>>>,
+    unsaved: AtomicBool,
 }
 
 /// The right to change a pod; given back when dropped.
@@ -24,7 +27,12 @@ pub struct Turn<'a> {
 impl Pod {
     /// A pod as the database has it.
     pub fn new(record: PodRecord) -> Arc<Self> {
-        Arc::new(Pod { record: watch::Sender::new(record), turn: tokio::sync::Mutex::new(()), shim: Mutex::new(None) })
+        Arc::new(Pod {
+            record: watch::Sender::new(record),
+            turn: tokio::sync::Mutex::new(()),
+            shim: Mutex::new(None),
+            unsaved: AtomicBool::new(false),
+        })
     }
 
     /// Its record as last committed.
@@ -40,6 +48,16 @@ impl Pod {
     /// Follows its record.
     pub fn watch(&self) -> watch::Receiver<PodRecord> {
         self.record.subscribe()
+    }
+
+    /// Whether the database has not taken its record as it is.
+    pub fn unsaved(&self) -> bool {
+        self.unsaved.load(Ordering::Relaxed)
+    }
+
+    /// Its record is to be saved, or its removal to be finished, later.
+    pub fn set_unsaved(&self) {
+        self.unsaved.store(true, Ordering::Relaxed);
     }
 
     /// Waits for its turn. Turns are given in the order in which they were asked for.
@@ -88,8 +106,33 @@ impl Turn<'_> {
             )));
         }
         db.put_pod(&after).await?;
+        self.pod.unsaved.store(false, Ordering::Relaxed);
         self.pod.record.send_replace(after.clone());
         Ok(after)
+    }
+
+    /// Records what has happened already, which a full disk can't undo: in memory at once, and in the database as soon as that
+    /// takes it. Until then a crash finds the intent there, and recovery comes to the same from that. Only for changes of
+    /// which this is true. The flag says whether it is saved.
+    pub async fn settle(&self, core: &Core, change: impl FnOnce(&mut PodRecord)) -> (PodRecord, bool) {
+        let before = self.pod.record();
+        let mut after = before.clone();
+        change(&mut after);
+        let legal = after.state == before.state || before.state.may_become(after.state);
+        if !legal {
+            tracing::error!(pod = %before.id, from = %before.state, to = %after.state, "a move that is not legal");
+        }
+        let saved = match core.db.put_pod(&after).await {
+            Ok(()) => true,
+            Err(e) => {
+                tracing::error!(pod = %after.id, error = %e.report(), "save a pod: tried again until it works");
+                core.unsaved.notify_one();
+                false
+            }
+        };
+        self.pod.unsaved.store(!saved, Ordering::Relaxed);
+        self.pod.record.send_replace(after.clone());
+        (after, saved)
     }
 
     /// Refuses unless the pod is in one of `states`.

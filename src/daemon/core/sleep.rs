@@ -34,35 +34,49 @@ impl Core {
             r.pending = Some(id.clone());
         })
         .await?;
-        match self.save_pod(&turn, &id, false, progress).await {
-            Ok(_) => {}
-            Err(e) => {
-                let text = format!("sleep: {}", e.report());
-                turn.commit(&self.db, |r| {
-                    r.state = PodState::Running;
-                    r.pending = None;
-                    r.last_error = Some(text);
-                })
-                .await?;
-                self.watch_exit(pod);
-                return Err(e);
-            }
+        if let Err(e) = self.save_pod(&turn, &id, false, progress).await {
+            return Err(self.stay_awake(pod, &turn, e).await);
         }
         let before = record.snapshot.clone();
-        let record = turn
+        let committed = turn
             .commit(&self.db, |r| {
                 r.state = PodState::Sleeping;
-                r.snapshot = Some(id);
+                r.snapshot = Some(id.clone());
                 r.pending = None;
                 r.sandbox_pid = None;
                 r.last_error = None;
             })
-            .await?;
+            .await;
+        let record = match committed {
+            Ok(record) => record,
+            Err(e) => {
+                // The sandbox is all there is until the database says otherwise.
+                match self.engine_and_plan(&record) {
+                    Ok((engine, plan)) => self.go_on(&turn, &engine, &plan).await,
+                    Err(e) => tracing::error!(pod = %record.id, error = %e.report(), "let the pod go on"),
+                }
+                self.drop_snapshot(&id).await;
+                return Err(self.stay_awake(pod, &turn, e).await);
+            }
+        };
         self.take_down(&turn).await;
         if let Some(older) = before {
             self.drop_snapshot(&older).await;
         }
         Ok(record)
+    }
+
+    /// The pod goes on: what was tried is told, and nothing else has changed.
+    async fn stay_awake(self: &Arc<Self>, pod: &Arc<Pod>, turn: &Turn<'_>, e: Error) -> Error {
+        let text = format!("sleep: {}", e.report());
+        turn.settle(self, |r| {
+            r.state = PodState::Running;
+            r.pending = None;
+            r.last_error = Some(text);
+        })
+        .await;
+        self.watch_exit(pod);
+        e
     }
 
     /// Wakes a pod out of the snapshot it sleeps in; `cold` starts its command anew instead.
@@ -75,8 +89,12 @@ impl Core {
         turn.require(&[PodState::Sleeping, PodState::Failed], "wake it")?;
         let Some(id) = record.snapshot.clone() else { return Err(super::pod::wrong_state(&record, "wake it")) };
         if cold {
-            return match self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await {
+            let started = match self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await {
                 Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+                Err(e) => Err(e),
+            };
+            return match started {
+                Ok(record) => Ok(record),
                 Err(e) => self.back_to_sleep(&turn, PodState::Sleeping, e).await,
             };
         }
@@ -85,25 +103,35 @@ impl Core {
         let mut woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         if let Err(e) = &woken
             && from.here()
+            && e.code() != Code::Exhausted
         {
             tracing::warn!(pod = %record.id, error = %e.report(), "wake: once more");
             woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         }
-        match woken {
-            Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
-            // Without its files nothing was wrong with the sandbox: it sleeps on.
-            Err(e) if !from.here() => self.back_to_sleep(&turn, PodState::Sleeping, e).await,
+        let running = match woken {
+            Ok(()) => match self.mark_running(pod, &turn, |_| {}).await {
+                Ok(record) => Ok(record),
+                Err(e) => return self.back_to_sleep(&turn, PodState::Sleeping, e).await,
+            },
+            Err(e) => Err(e),
+        };
+        match running {
+            Ok(record) => Ok(record),
+            // Without its files, or without room, nothing was wrong with the sandbox: it sleeps on.
+            Err(e) if !from.here() || e.code() == Code::Exhausted => {
+                self.back_to_sleep(&turn, PodState::Sleeping, e).await
+            }
             Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
         }
     }
 
     async fn back_to_sleep(&self, turn: &Turn<'_>, state: PodState, e: Error) -> Result<PodRecord> {
         let text = format!("wake: {}", e.report());
-        turn.commit(&self.db, |r| {
+        turn.settle(self, |r| {
             r.state = state;
             r.last_error = Some(text);
         })
-        .await?;
+        .await;
         Err(e.hint("its snapshot is kept: wake it again, or start its command anew with --cold"))
     }
 

@@ -11,10 +11,10 @@ use crate::host::progress::Progress;
 use crate::model::{Code, Error, Manifest, PodName, PodRecord, PodState, Result, SnapshotId};
 
 /// From the daemon's start to its first sweep of the store, and from one to the next.
-const FIRST_SWEEP: Duration = Duration::from_mins(10);
-const SWEEPS: Duration = Duration::from_hours(6);
+const FIRST_SWEEP: Duration = Duration::from_secs(10 * 60);
+const SWEEPS: Duration = Duration::from_secs(6 * 3600);
 /// Younger packs may belong to a snapshot whose manifest is still to come, of any daemon that shares the store.
-const SWEEP_GRACE: Duration = Duration::from_hours(24);
+const SWEEP_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 impl Core {
     /// Saves a running pod, which goes on as soon as its checkpoint is on the local disk.
@@ -117,15 +117,19 @@ impl Core {
         if restored.is_err() {
             restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
         }
-        match restored {
+        let running = match restored {
             Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await,
+            Err(e) => Err(e),
+        };
+        match running {
+            Ok(record) => Ok(record),
             Err(e) => {
                 let text = e.report();
-                turn.commit(&self.db, |r| {
+                turn.settle(self, |r| {
                     r.state = PodState::Failed;
                     r.last_error = Some(text);
                 })
-                .await?;
+                .await;
                 Err(e)
             }
         }

@@ -100,7 +100,7 @@ pub(super) async fn import(State(core): Cored, Query(q): Query<Import>, headers:
         })
         .await;
     }
-    let bytes = body.into_data_stream().map_err(std::io::Error::other);
+    let bytes = stream::ReadToEnd::new(body).map_err(std::io::Error::other);
     let reader = Box::new(tokio_util::io::StreamReader::new(Box::pin(bytes)));
     stream::long(&headers, 201, |progress| async move {
         core.import_image(&q.name, q.base.as_deref(), ImportSource::Stream(reader), &progress).await

@@ -1,8 +1,10 @@
 //! Answers that come in pieces: progress of long calls, and logs.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
@@ -20,6 +22,40 @@ use crate::model::Result;
 const NDJSON: &str = "application/x-ndjson";
 /// Between two pieces of progress.
 const EVERY: Duration = Duration::from_millis(100);
+
+/// For so long what a client still sends after a refusal is read and thrown away.
+const REST: Duration = Duration::from_secs(30);
+
+/// A request's body. What was not read of it when it is dropped is read then: a connection that is closed before loses its
+/// answer, for a client that still sends does not get to see it.
+pub(super) struct ReadToEnd(Option<BodyDataStream>);
+
+impl ReadToEnd {
+    pub(super) fn new(body: Body) -> Self {
+        ReadToEnd(Some(body.into_data_stream()))
+    }
+}
+
+impl Stream for ReadToEnd {
+    type Item = std::result::Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let next = std::task::ready!(body.poll_next_unpin(cx));
+        if !matches!(next, Some(Ok(_))) {
+            self.0 = None;
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for ReadToEnd {
+    fn drop(&mut self) {
+        if let (Some(mut body), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(REST, async move { while let Some(Ok(_)) = body.next().await {} }));
+        }
+    }
+}
 
 /// Whether the client asked for that media type.
 fn wants(headers: &HeaderMap, media: &str) -> bool {
