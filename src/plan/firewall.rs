@@ -2,13 +2,16 @@
 //!
 //! Isolation lives in the router's namespace, where no flush or reload of the host's firewall reaches it. The host has
 //! only what must be there: address translation in chains of ours, and jumps to them that bear the instance's tag.
+//!
+//! A forward has two halves. The host leads its port to the same port of the router, and the router from there to the pod.
+//! So the router knows what came by a forward, and lets nothing else in but what the host itself sends: neither another
+//! host that has a route nor another instance's pods get to a pod's own address, whatever became of the host's rules.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use ipnet::Ipv4Net;
-
 use crate::model::InstanceTag;
+use crate::plan::network::Addressing;
 
 /// A host port and where it leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,21 +81,24 @@ impl HostChains {
     }
 
     /// The whole content of our chains: replaces what they held, in one step for each table.
-    pub fn content(&self, cidr: Ipv4Net, forwards: &[ForwardTo]) -> String {
+    pub fn content(&self, network: &Addressing, forwards: &[ForwardTo]) -> String {
+        let (cidr, router) = (network.cidr(), network.router_end());
         let mut text = String::from("*nat\n");
         let _ = writeln!(text, ":{} - [0:0]\n:{} - [0:0]", self.forwards, self.masquerade);
         for forward in forwards {
-            let _ = writeln!(text, "-A {}", self.forward(forward));
+            let _ = writeln!(text, "-A {}", self.forward(router, forward));
         }
-        // Replies to a pod that reaches a forwarded port by the host's address must come back through the host too.
-        let _ = writeln!(text, "-A {} -s {cidr} ! -d {cidr} -j MASQUERADE", self.masquerade);
+        // Not towards another instance's router, to which it would look like the host.
+        let _ = writeln!(text, "-A {} -s {cidr} ! -d {cidr} ! -o tp-+ -j MASQUERADE", self.masquerade);
         let _ = writeln!(text, "COMMIT\n*filter\n:{} - [0:0]\n:{} - [0:0]", self.filter, self.input);
-        // From pod to pod there is no way by the host either, not even to another instance's.
-        let _ = writeln!(text, "-A {} -i {} -o tp-+ -j DROP", self.filter, self.uplink);
+        // From pod to pod there is no way by the host either, not even to another instance's; and to pods only forwards
+        // lead. What is not ours is not decided here.
+        let (pass, uplink) = (&self.filter, &self.uplink);
         let _ = writeln!(
             text,
-            "-A {} -i {} -j ACCEPT\n-A {} -o {} -j ACCEPT",
-            self.filter, self.uplink, self.filter, self.uplink
+            "-A {pass} -i {uplink} -o tp-+ -j DROP\n-A {pass} -i {uplink} -j ACCEPT\n\
+             -A {pass} -o {uplink} -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT\n\
+             -A {pass} -o {uplink} -j DROP"
         );
         // The router drops this already; here it holds even while the router's list of our addresses is out of date.
         let _ = writeln!(
@@ -104,8 +110,8 @@ impl HostChains {
         text
     }
 
-    fn forward(&self, ForwardTo { host, target }: &ForwardTo) -> String {
-        format!("{} -p tcp --dport {host} -j DNAT --to-destination {target}", self.forwards)
+    fn forward(&self, router: Ipv4Addr, ForwardTo { host, .. }: &ForwardTo) -> String {
+        format!("{} -p tcp --dport {host} -j DNAT --to-destination {router}", self.forwards)
     }
 
     /// What turns one set of forwards into another, in one step. It goes wrong as a whole where somebody else has taken
@@ -115,18 +121,12 @@ impl HostChains {
     /// that goes any more, and holds up whoever removed it for that long.
     pub fn change<'a>(
         &self,
+        network: &Addressing,
         gone: impl Iterator<Item = &'a ForwardTo>,
         new: impl Iterator<Item = &'a ForwardTo>,
     ) -> String {
-        let mut text = String::from("*nat\n");
-        for forward in gone {
-            let _ = writeln!(text, "-D {}", self.forward(forward));
-        }
-        for forward in new {
-            let _ = writeln!(text, "-A {}", self.forward(forward));
-        }
-        text.push_str("COMMIT\n");
-        text
+        let router = network.router_end();
+        nat_change(gone.map(|f| self.forward(router, f)), new.map(|f| self.forward(router, f)))
     }
 
     /// Our chains and their tables.
@@ -135,17 +135,51 @@ impl HostChains {
     }
 }
 
-/// What the router lets through. The whole table of its namespace, replaced in one step.
+fn nat_change(gone: impl Iterator<Item = String>, new: impl Iterator<Item = String>) -> String {
+    let mut text = String::from("*nat\n");
+    for rule in gone {
+        let _ = writeln!(text, "-D {rule}");
+    }
+    for rule in new {
+        let _ = writeln!(text, "-A {rule}");
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
+fn router_forward(router: Ipv4Addr, ForwardTo { host, target }: &ForwardTo) -> String {
+    let up = crate::plan::network::ROUTER_UPLINK;
+    format!("PREROUTING -i {up} -d {router} -p tcp --dport {host} -j DNAT --to-destination {target}")
+}
+
+/// The router's half of [`HostChains::change`].
+pub fn router_change<'a>(
+    network: &Addressing,
+    gone: impl Iterator<Item = &'a ForwardTo>,
+    new: impl Iterator<Item = &'a ForwardTo>,
+) -> String {
+    let router = network.router_end();
+    nat_change(gone.map(|f| router_forward(router, f)), new.map(|f| router_forward(router, f)))
+}
+
+/// What the router lets through, and its half of the forwards. The whole tables of its namespace, each replaced in one step.
 ///
 /// `own`: the host's addresses, which pods must not reach. `resolvers`: name servers they may ask nevertheless.
-pub fn router(cidr: Ipv4Net, own: &[Ipv4Addr], resolvers: &[Ipv4Addr]) -> String {
+pub fn router(network: &Addressing, own: &[Ipv4Addr], resolvers: &[Ipv4Addr], forwards: &[ForwardTo]) -> String {
     let up = crate::plan::network::ROUTER_UPLINK;
-    let mut text = String::from(
-        "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:PODS - [0:0]\n\
+    let (cidr, host, router) = (network.cidr(), network.host_end(), network.router_end());
+    let mut text = String::from("*nat\n:PREROUTING ACCEPT [0:0]\n");
+    for forward in forwards {
+        let _ = writeln!(text, "-A {}", router_forward(router, forward));
+    }
+    text.push_str(
+        "COMMIT\n*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:PODS - [0:0]\n\
          -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n",
     );
-    // Towards pods: what the host sends, itself or for others by a forward.
-    let _ = writeln!(text, "-A FORWARD -i {up} -d {cidr} -j ACCEPT");
+    // Towards pods: what the host itself sends, and what comes by a forward. Nobody else has the host's address: it drops
+    // what comes to it with a source of its own.
+    let _ = writeln!(text, "-A FORWARD -i {up} -s {host} -d {cidr} -j ACCEPT");
+    let _ = writeln!(text, "-A FORWARD -i {up} -d {cidr} -m conntrack --ctstate DNAT -j ACCEPT");
     let _ = writeln!(text, "-A FORWARD ! -i {up} -o {up} -j PODS");
     for r in resolvers {
         for protocol in ["udp", "tcp"] {
@@ -170,18 +204,24 @@ mod tests {
     #[test]
     fn the_text_is_what_it_was() {
         let chains = HostChains::new(&"abcdef".parse().unwrap());
-        let cidr: Ipv4Net = "10.90.0.0/16".parse().unwrap();
+        let network = Addressing::new("10.90.0.0/16".parse().unwrap()).unwrap();
         let forward = ForwardTo { host: 8080, target: "10.90.0.3:80".parse().unwrap() };
-        insta::assert_snapshot!("host", chains.content(cidr, &[forward]));
+        insta::assert_snapshot!("host", chains.content(&network, &[forward]));
+        let other = ForwardTo { host: 8081, ..forward };
+        assert_eq!(
+            chains.change(&network, [forward].iter(), [other].iter()),
+            "*nat\n-D TORPOR-abcdef-FWD -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.1\n\
+             -A TORPOR-abcdef-FWD -p tcp --dport 8081 -j DNAT --to-destination 10.90.0.1\nCOMMIT\n"
+        );
         let moved = ForwardTo { target: "10.90.0.5:80".parse().unwrap(), ..forward };
         assert_eq!(
-            chains.change([forward].iter(), [moved].iter()),
-            "*nat\n-D TORPOR-abcdef-FWD -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.3:80\n\
-             -A TORPOR-abcdef-FWD -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.5:80\nCOMMIT\n"
+            router_change(&network, [forward].iter(), [moved].iter()),
+            "*nat\n-D PREROUTING -i up -d 10.90.0.1 -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.3:80\n\
+             -A PREROUTING -i up -d 10.90.0.1 -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.5:80\nCOMMIT\n"
         );
         insta::assert_snapshot!(
             "router",
-            router(cidr, &["192.0.2.1".parse().unwrap()], &["169.254.169.254".parse().unwrap()])
+            router(&network, &["192.0.2.1".parse().unwrap()], &["169.254.169.254".parse().unwrap()], &[forward])
         );
         let jumps: Vec<String> = chains.jumps().iter().map(|(t, c, r)| format!("{t} {c} {}", r.join(" "))).collect();
         insta::assert_snapshot!("jumps", jumps.join("\n"));

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 
-use ipnet::Ipv4Net;
-
 use crate::host::command::{self, EngineCommand};
 use crate::model::{Attempt, Code, Error, Result};
 use crate::plan::firewall::{ForwardTo, HostChains};
+use crate::plan::network::Addressing;
 
 /// Seconds to wait for another program that holds the lock.
 const WAIT: &str = "5";
@@ -24,11 +23,20 @@ pub(super) async fn restore(text: &str) -> Result<()> {
     done.attempt(Code::Internal, || "change the host's firewall".into()).map(drop).map_err(advise)
 }
 
-/// The whole table of another namespace.
+/// Whole tables of another namespace.
 pub(super) async fn restore_in(netns: &Path, text: &str) -> Result<()> {
+    run_in(netns, &["iptables-restore", "-w", WAIT], text).await
+}
+
+/// One change of another namespace's tables.
+pub(super) async fn change_in(netns: &Path, text: &str) -> Result<()> {
+    run_in(netns, &["iptables-restore", "--noflush", "-w", WAIT], text).await
+}
+
+async fn run_in(netns: &Path, args: &[&str], text: &str) -> Result<()> {
     let mut net = OsString::from("--net=");
     net.push(netns);
-    let command = EngineCommand::new("nsenter", [net, "iptables-restore".into(), "-w".into(), WAIT.into()]);
+    let command = EngineCommand::new("nsenter", [net].into_iter().chain(args.iter().map(OsString::from)));
     let done = command::run(&command, text.as_bytes()).await;
     done.attempt(Code::Internal, || "set the router's firewall".into()).map(drop).map_err(advise)
 }
@@ -64,12 +72,16 @@ pub(super) async fn ensure_jumps(chains: &HostChains) -> Result<()> {
 }
 
 /// Whether jumps, chains and all forwards are there.
-pub(super) async fn is_whole(chains: &HostChains, cidr: Ipv4Net, forwards: &BTreeSet<ForwardTo>) -> Result<bool> {
+pub(super) async fn is_whole(
+    chains: &HostChains,
+    network: &Addressing,
+    forwards: &BTreeSet<ForwardTo>,
+) -> Result<bool> {
     let saved = save().await?;
     let jumps = chains.jumps().iter().all(|(_, chain, rule)| rule.last().is_some_and(|to| has_jump(&saved, chain, to)));
     let ours = |chain: &str| saved.lines().filter(|l| l.starts_with(&format!("-A {chain} "))).count();
     let all: Vec<ForwardTo> = forwards.iter().copied().collect();
-    let wanted = chains.content(cidr, &all);
+    let wanted = chains.content(network, &all);
     let rules = chains
         .chains()
         .iter()

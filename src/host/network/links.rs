@@ -111,23 +111,31 @@ impl Links {
             .attempt(Code::Internal, || format!("add a route by {gateway}"))
     }
 
-    /// All IPv4 addresses of the namespace.
+    /// All IPv4 addresses at which the namespace takes packets: its own, and the first and the last of its networks, where
+    /// it hears broadcasts.
     pub(super) async fn addresses(&self) -> Result<Vec<Ipv4Addr>> {
         let what = || "list addresses".to_owned();
         let messages: Vec<_> =
             self.handle.address().get().execute().try_collect().await.attempt(Code::Internal, what)?;
-        let of = |m: &rtnetlink::packet_route::address::AddressMessage| {
-            let local = m.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Local(IpAddr::V4(v4)) => Some(*v4),
-                _ => None,
-            });
-            local.or_else(|| {
-                m.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Address(IpAddr::V4(v4)) => Some(*v4),
-                    _ => None,
-                })
-            })
-        };
-        Ok(messages.iter().filter_map(of).collect())
+        let mut all = Vec::new();
+        for message in messages {
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(IpAddr::V4(a)) | AddressAttribute::Broadcast(a) => all.push(*a),
+                    // The other end of a point-to-point link, or the address once more.
+                    AddressAttribute::Address(IpAddr::V4(a)) => {
+                        let local = message.attributes.iter().any(|a| matches!(a, AddressAttribute::Local(_)));
+                        all.extend((!local).then_some(*a));
+                        if let Ok(net) = Ipv4Net::new(*a, message.header.prefix_len)
+                            && net.prefix_len() < 31
+                        {
+                            all.extend([net.network(), net.broadcast()]);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(all)
     }
 }

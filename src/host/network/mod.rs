@@ -125,14 +125,34 @@ impl RealNetwork {
         Ok(own)
     }
 
-    async fn set_router_rules(&self, own: &[Ipv4Addr]) -> Result<()> {
-        let text = firewall::router(self.config.addressing.cidr(), own, &self.config.resolvers);
+    async fn set_router_rules(&self, own: &[Ipv4Addr], forwards: &BTreeSet<ForwardTo>) -> Result<()> {
+        let all: Vec<ForwardTo> = forwards.iter().copied().collect();
+        let text = firewall::router(&self.config.addressing, own, &self.config.resolvers, &all);
         iptables::restore_in(&self.netns("router"), &text).await
+    }
+
+    async fn change_router(&self, state: &Firewall, wanted: &BTreeSet<ForwardTo>) -> Result<()> {
+        let (gone, new) = (state.forwards.difference(wanted), wanted.difference(&state.forwards));
+        let change = firewall::router_change(&self.config.addressing, gone, new);
+        if iptables::change_in(&self.netns("router"), &change).await.is_err() {
+            self.set_router_rules(&state.own, wanted).await?;
+        }
+        Ok(())
+    }
+
+    async fn change_host(&self, state: &Firewall, wanted: &BTreeSet<ForwardTo>) -> Result<()> {
+        let (gone, new) = (state.forwards.difference(wanted), wanted.difference(&state.forwards));
+        let change = self.chains.change(&self.config.addressing, gone, new);
+        if iptables::restore(&change).await.is_err() {
+            // Somebody took away what was to be changed: all of it anew.
+            self.set_host_rules(wanted).await?;
+        }
+        Ok(())
     }
 
     async fn set_host_rules(&self, forwards: &BTreeSet<ForwardTo>) -> Result<()> {
         let all: Vec<ForwardTo> = forwards.iter().copied().collect();
-        iptables::restore(&self.chains.content(self.config.addressing.cidr(), &all)).await
+        iptables::restore(&self.chains.content(&self.config.addressing, &all)).await
     }
 }
 
@@ -154,7 +174,7 @@ impl Network for RealNetwork {
         netns::close_ipv6(&self.uplink);
         let mut own = self.own_addresses().await?;
         // Closed before it is connected.
-        self.set_router_rules(&own).await?;
+        self.set_router_rules(&own, &self.state.lock().await.forwards).await?;
         let inner = made.require(network::ROUTER_UPLINK).await?;
         made.add_address(inner, router_end, 31).await?;
         made.add_neighbour(inner, host_end, network::mac(host_end)).await?;
@@ -182,11 +202,11 @@ impl Network for RealNetwork {
         let mut healed = false;
         let own = self.own_addresses().await?;
         if own != state.own {
-            self.set_router_rules(&own).await?;
+            self.set_router_rules(&own, &state.forwards).await?;
             state.own = own;
             healed = true;
         }
-        if !iptables::is_whole(&self.chains, self.config.addressing.cidr(), &state.forwards).await? {
+        if !iptables::is_whole(&self.chains, &self.config.addressing, &state.forwards).await? {
             self.set_host_rules(&state.forwards).await?;
             iptables::ensure_jumps(&self.chains).await?;
             healed = true;
@@ -240,10 +260,19 @@ impl Network for RealNetwork {
         if state.set && wanted == state.forwards {
             return Ok(());
         }
-        let change = self.chains.change(state.forwards.difference(&wanted), wanted.difference(&state.forwards));
-        if !state.set || iptables::restore(&change).await.is_err() {
-            // Somebody took away what was to be changed: all of it anew.
-            self.set_host_rules(&wanted).await?;
+        if state.set {
+            // In any order: one half without the other leads to a closed port.
+            let (router, host) = tokio::join!(self.change_router(&state, &wanted), self.change_host(&state, &wanted));
+            if let Err(e) = router.and(host) {
+                // As it was, so that the next change finds what it takes to be there.
+                let _ = tokio::join!(
+                    self.set_router_rules(&state.own, &state.forwards),
+                    self.set_host_rules(&state.forwards)
+                );
+                return Err(e);
+            }
+        } else {
+            self.set_host_rules(&wanted).await?; // the router gets its half when it is made
         }
         state.forwards = wanted;
         Ok(())
