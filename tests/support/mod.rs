@@ -35,6 +35,34 @@ pub fn runsc() -> Option<std::path::PathBuf> {
     has("runsc", found.is_some()).then_some(found).flatten()
 }
 
+/// A program of one file, made with rustc alone, static, so that it runs in pods; made once for each state of its source.
+/// It lies in a directory of its own.
+pub fn program(source: &str) -> std::path::PathBuf {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let bytes = std::fs::read(&source).unwrap();
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let name = source.file_stem().unwrap();
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{sum:x}", name.display()));
+    let program = dir.join(name);
+    if program.exists() {
+        return program;
+    }
+    let work = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let made = work.path().join("made");
+    std::fs::create_dir(&made).unwrap();
+    let built = Command::new("rustc")
+        .args(["--edition=2024", "-O", "-C", "target-feature=+crt-static", "-o"])
+        .args([&made.join(name), &source])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    // Somebody else may have been quicker.
+    if let Err(e) = std::fs::rename(&made, &dir) {
+        assert!(program.exists(), "{e}");
+    }
+    program
+}
+
 fn lines(program: &str, args: &[&str]) -> BTreeSet<String> {
     let out = Command::new(program).args(args).output().unwrap();
     String::from_utf8_lossy(&out.stdout).lines().filter(|l| !l.starts_with('#')).map(str::to_owned).collect()
