@@ -3,6 +3,7 @@
 
 mod badinput;
 mod cli;
+mod concurrency;
 mod daemon;
 mod disk;
 mod isolation;

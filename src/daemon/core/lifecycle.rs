@@ -151,7 +151,7 @@ impl Core {
         }
         let pod = self.add_pod(spec, origin).await?;
         drop(new);
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let made = async {
             if start {
                 self.next_incarnation_as_is(&turn, &mut From::Command).await?;
@@ -177,7 +177,7 @@ impl Core {
 
     /// Starts a pod that was created or stopped.
     pub(super) async fn start(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PodRecord> {
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Running {
             return Ok(record); // as docker: starting what runs is no error
@@ -215,7 +215,7 @@ impl Core {
         signal: Option<i32>,
         grace: Duration,
     ) -> Result<PodRecord> {
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let record = turn.record();
         match record.state {
             PodState::Stopped | PodState::Created => return Ok(record),
@@ -257,7 +257,7 @@ impl Core {
 
     /// Removes a pod. One that isn't stopped needs `force`.
     pub(super) async fn remove(self: &Arc<Self>, pod: &Arc<Pod>, force: bool) -> Result<()> {
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let record = turn.record();
         let at_rest =
             matches!(record.state, PodState::Created | PodState::Stopped | PodState::Failed | PodState::Deleting);
@@ -300,6 +300,7 @@ impl Core {
             self.unsaved.notify_one();
             return Err(e.hint("it is tried again until it works"));
         }
+        turn.pod().set_gone();
         self.forget(&record.id);
         self.release_root(&record).await;
         Ok(())

@@ -16,6 +16,7 @@ pub struct Pod {
     turn: tokio::sync::Mutex<()>,
     shim: Mutex<Option<Arc<dyn Shim>>>,
     unsaved: AtomicBool,
+    gone: AtomicBool,
 }
 
 /// The right to change a pod; given back when dropped.
@@ -32,6 +33,7 @@ impl Pod {
             turn: tokio::sync::Mutex::new(()),
             shim: Mutex::new(None),
             unsaved: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         })
     }
 
@@ -58,6 +60,25 @@ impl Pod {
     /// Its record is to be saved, or its removal to be finished, later.
     pub fn set_unsaved(&self) {
         self.unsaved.store(true, Ordering::Relaxed);
+    }
+
+    /// It was removed: whoever still waits for its turn is told so.
+    pub fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`Pod::turn`], for what was asked of a pod that may be removed meanwhile.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]: it was.
+    pub async fn turn_if_there(&self) -> Result<Turn<'_>> {
+        let turn = self.turn().await;
+        if self.gone.load(Ordering::Relaxed) {
+            let name = self.record().spec.name;
+            return Err(Error::new(Code::NotFound, format!("no pod {name}: it was removed meanwhile"))
+                .hint("`torpor ps -a` lists them"));
+        }
+        Ok(turn)
     }
 
     /// Waits for its turn. Turns are given in the order in which they were asked for.

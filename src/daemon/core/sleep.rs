@@ -22,7 +22,7 @@ use crate::model::{Code, Digest, Error, FileImage, LayerInfo, Manifest, PodRecor
 impl Core {
     /// Puts a running pod to sleep.
     pub(super) async fn put_to_sleep(self: &Arc<Self>, pod: &Arc<Pod>, progress: &Progress) -> Result<PodRecord> {
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Sleeping {
             return Ok(record);
@@ -81,7 +81,7 @@ impl Core {
 
     /// Wakes a pod out of the snapshot it sleeps in; `cold` starts its command anew instead.
     pub(super) async fn wake(self: &Arc<Self>, pod: &Arc<Pod>, cold: bool, progress: &Progress) -> Result<PodRecord> {
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Running {
             return Ok(record);

@@ -19,7 +19,7 @@ const SWEEP_GRACE: Duration = Duration::from_secs(24 * 3600);
 impl Core {
     /// Saves a running pod, which goes on as soon as its checkpoint is on the local disk.
     pub(super) async fn take_snapshot(self: &Arc<Self>, pod: &Arc<Pod>, progress: &Progress) -> Result<Manifest> {
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         turn.require(&[PodState::Running], "take a snapshot of it")?;
         let id = SnapshotId::random()?;
         self.save_pod(&turn, &id, true, progress).await
@@ -58,7 +58,7 @@ impl Core {
         };
         let pod = self.add_pod(spec, origin).await?;
         drop(new);
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let mut from = From::Checkpoint { files, copy: true };
         let made = match self.next_incarnation_as_is(&turn, &mut from).await {
             Ok(()) => self.mark_running(&pod, &turn, |r| r.pending = None).await,
@@ -81,7 +81,7 @@ impl Core {
         progress: &Progress,
     ) -> Result<PodRecord> {
         let manifest = self.host.store.manifest(id).await?;
-        let turn = pod.turn().await;
+        let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if manifest.pod.id != record.id {
             return Err(Error::invalid(format!(
