@@ -30,12 +30,12 @@ impl Core {
                 Err(e) => {
                     tracing::warn!(pod = %record.id, error = %e.report(), "the pod's shim is gone");
                     match core.replace_shim(&turn, &record).await {
-                        Ok(true) => {
+                        Ok(None) => {
                             drop(turn);
                             core.watch_exit(&pod);
                             return;
                         }
-                        Ok(false) => ExitRecord::unknown(),
+                        Ok(Some(exit)) => exit,
                         Err(e) => {
                             tracing::error!(pod = %record.id, error = %e.report(), "the pod's shim can't be replaced");
                             ExitRecord::unknown()
@@ -49,12 +49,16 @@ impl Core {
         });
     }
 
-    /// Puts a new shim in the place of one that died. False: the sandbox is gone too.
-    pub(super) async fn replace_shim(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord) -> Result<bool> {
+    /// Puts a new shim in the place of one that died. It may know already how the pod ended.
+    pub(super) async fn replace_shim(
+        self: &Arc<Self>,
+        turn: &Turn<'_>,
+        record: &PodRecord,
+    ) -> Result<Option<ExitRecord>> {
         let shim = self.host.shims.spawn(&self.shim_plan(record)).await?;
         let status = shim.status().await?;
         turn.pod().set_shim(Some(shim));
-        Ok(status.exit.is_none())
+        Ok(status.exit)
     }
 
     /// Saves what the root held if that can be done, takes the sandbox down, and records how it ended.
