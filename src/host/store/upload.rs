@@ -279,6 +279,13 @@ impl SnapshotUpload {
                 .hint("is the state directory's disk full? The pod goes on"));
             }
         }
+        // Engines write all three files or, the older ones, the first alone; an empty one was never finished.
+        let there = |name: &str| files.iter().any(|f| f.name == name && f.length > 0);
+        if !there(FILES[0]) || there(FILES[1]) != there(PAGES) || files.iter().any(|f| f.length == 0) {
+            let lengths: Vec<String> = files.iter().map(|f| format!("{} {}", f.name, f.length)).collect();
+            let text = format!("the checkpoint is not whole: {}", lengths.join(", "));
+            return Err(Error::new(Code::Runtime, text).hint("the engine said that all went well; the pod goes on"));
+        }
         pack::check_files(&files)?;
         Ok((files, stored))
     }
