@@ -82,6 +82,8 @@ pub enum Ask {
     Wait,
     /// The sandbox is gone: end.
     Shutdown,
+    /// Kill the sandbox and whatever else lives below, then end.
+    End,
 }
 
 /// The answer.

@@ -3,6 +3,7 @@
 //! What a command says is quoted, never interpreted: what became of it is observed with `state`.
 
 mod helper;
+mod record;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -260,15 +261,17 @@ impl Runtime for RunscRuntime {
         if !self.is_known(id) {
             return Ok(());
         }
+        if let Some(why) = record::not_to_be_trusted(&self.root, id) {
+            // It would kill whoever has the pids that it reads there. What lives of the sandbox is ended by its shim and
+            // its cgroup.
+            tracing::warn!(sandbox = id, why, "the engine is not asked to delete it");
+            return self.forget(id).await;
+        }
         let mut all = self.common();
         all.extend(["delete".into(), "--force".into(), id.into()]);
         // A delete that is cut off half-way loses the record of what it left.
         let done = command::run_to_the_end(&EngineCommand::new(&engine.program, all)).await;
-        for name in files::list(&self.root)? {
-            if name.starts_with(id) || name == format!("runsc-{id}.sock") {
-                files::remove_tree(&self.root.join(name)).await?;
-            }
-        }
+        self.forget(id).await?;
         done.attempt(Code::Runtime, || format!("delete sandbox {id}")).map(drop)
     }
 
@@ -283,6 +286,16 @@ impl Runtime for RunscRuntime {
 }
 
 impl RunscRuntime {
+    /// Removes the engine's record of a sandbox.
+    async fn forget(&self, id: &str) -> Result<()> {
+        for name in files::list(&self.root)? {
+            if name.starts_with(&format!("{id}_")) || name == format!("runsc-{id}.sock") {
+                files::remove_tree(&self.root.join(name)).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn is_known(&self, id: &str) -> bool {
         files::list(&self.root).is_ok_and(|names| names.iter().any(|n| n.contains(id)))
     }

@@ -55,7 +55,7 @@ impl Core {
             log_files: self.config.log_files,
         };
         match self.host.shims.connect(&plan).await? {
-            Some(shim) => shim.shutdown().await,
+            Some(shim) => shim.end().await,
             None => Ok(()),
         }
     }

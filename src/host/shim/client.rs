@@ -279,4 +279,12 @@ impl Shim for ShimClient {
     async fn shutdown(&self) -> Result<()> {
         self.done("end the shim", &Ask::Shutdown, SOON).await
     }
+
+    async fn end(&self) -> Result<()> {
+        match self.done("end the sandbox and its shim", &Ask::End, SOON).await {
+            // A shim of before that question was known.
+            Err(e) if e.code() == Code::InvalidRequest => self.shutdown().await,
+            done => done,
+        }
+    }
 }

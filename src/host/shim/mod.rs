@@ -79,6 +79,8 @@ pub trait Shim: Send + Sync {
     async fn wait(&self) -> Result<ExitRecord>;
     /// Ends the shim of a sandbox that is gone.
     async fn shutdown(&self) -> Result<()>;
+    /// Kills the sandbox and whatever the engine left below the shim, and ends the shim.
+    async fn end(&self) -> Result<()>;
 }
 
 /// Real shims: `torpor-shim` processes.

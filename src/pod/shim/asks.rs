@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::creating::{Creating, Plan};
-use super::{HOLD, Running, Shim};
+use super::{HOLD, Running, Shim, sandbox};
 use crate::channel::control::{self, Answer, Ask, KEPT_OUTPUT, MAX_ASK, ShimStatus, kind};
 use crate::channel::{MAIN, Request};
 use crate::model::Code;
@@ -49,7 +49,7 @@ impl Shim {
     }
 
     fn on_ask(&mut self, id: u64, ask: Ask) {
-        let needs_sandbox = !matches!(ask, Ask::Status | Ask::Create { .. } | Ask::Wait | Ask::Shutdown);
+        let needs_sandbox = !matches!(ask, Ask::Status | Ask::Create { .. } | Ask::Wait | Ask::Shutdown | Ask::End);
         if needs_sandbox && self.exit.is_some() {
             return self.answer(id, &failed(Code::WrongState, "the pod's command has ended"));
         }
@@ -118,6 +118,10 @@ impl Shim {
                 None => self.waiting.end.push(id),
             },
             Ask::Shutdown => self.shut_down(id),
+            Ask::End => {
+                self.ending.push(id);
+                self.kill_all();
+            }
         }
     }
 
@@ -135,6 +139,29 @@ impl Shim {
         match Creating::start(&self.arguments.dir, id, plan) {
             Ok(creating) => self.creating = Some(creating),
             Err(e) => self.answer(id, &failed(Code::Runtime, format!("run {program}: {e}"))),
+        }
+    }
+
+    /// Kills the sandbox, by its pidfd, and all that the engine has left below us: nothing here is known by a pid that may
+    /// be another's by now.
+    fn kill_all(&mut self) -> bool {
+        if let Some(creating) = self.creating.as_mut() {
+            creating.kill();
+        }
+        self.sandbox.kill();
+        sandbox::kill_children()
+    }
+
+    pub(super) fn end_if_nothing_lives(&mut self) {
+        if self.ending.is_empty() {
+            return;
+        }
+        let children = self.kill_all(); // what was killed may have left something to us
+        if children || self.creating.is_some() || (self.sandbox.pid().is_some() && !self.sandbox.is_gone()) {
+            return;
+        }
+        for id in std::mem::take(&mut self.ending) {
+            self.shut_down(id);
         }
     }
 

@@ -131,6 +131,8 @@ struct Shim {
     launched: bool,
     exit: Option<ExitRecord>,
     hold_until: Option<Instant>,
+    /// Who waits for the end of everything.
+    ending: Vec<u64>,
     done: bool,
 }
 
@@ -166,6 +168,7 @@ pub fn run(arguments: Arguments, ready: impl FnOnce()) -> std::io::Result<()> {
         launched: false,
         exit: sandbox::read_exit(&arguments.dir),
         hold_until: None,
+        ending: Vec::new(),
         done: false,
         arguments,
     };
@@ -220,6 +223,7 @@ impl Shim {
             }
         }
         self.on_timers();
+        self.end_if_nothing_lives();
         self.commit();
         self.session.flush();
         for connection in self.connections.values_mut() {

@@ -41,6 +41,18 @@ pub(super) fn become_reaper() -> nix::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)
 }
 
+/// Kills every child of ours; whether there are any. Until it is reaped a child's pid is nobody else's.
+pub(super) fn kill_children() -> bool {
+    let me = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
+    let mut some = false;
+    for pid in text.split_whitespace().filter_map(|p| p.parse().ok()) {
+        some = true;
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    some
+}
+
 /// The next child that has ended.
 pub(super) fn reap() -> Option<(i32, Option<i32>, Option<i32>)> {
     loop {
@@ -130,6 +142,14 @@ impl Sandbox {
 
     pub(super) fn forget(&mut self) {
         *self = Sandbox::default();
+    }
+
+    /// Kills it: the process that was made here, never another that has its pid.
+    pub(super) fn kill(&self) {
+        if let Some(fd) = &self.pidfd {
+            // SAFETY: a plain system call on a descriptor of ours.
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), libc::SIGKILL, 0, 0) };
+        }
     }
 
     /// Whether it has ended, though we may not have been told yet.

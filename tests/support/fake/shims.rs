@@ -295,6 +295,20 @@ impl Shim for FakeShim {
         ended
     }
 
+    async fn end(&self) -> Result<()> {
+        let end = |k: &Kernel| {
+            k.change(|s| {
+                shim(s, &self.name)?;
+                if let Some(sandbox) = s.sandboxes.get_mut(&self.name) {
+                    sandbox.status = Status::Stopped;
+                }
+                s.shims.remove(&self.name);
+                Ok(())
+            })
+        };
+        self.life.effect("end the sandbox and its shim", end).await
+    }
+
     async fn shutdown(&self) -> Result<()> {
         let end = |k: &Kernel| {
             k.change(|s| {
