@@ -55,6 +55,7 @@ pub async fn run(config: Config) -> Result<()> {
     let watch = tokio::spawn(Arc::clone(&network).watch());
     tokio::spawn(Arc::clone(&core).sweep_store());
     tokio::spawn(Arc::clone(&core).save_again());
+    tokio::spawn(Arc::clone(&core).drop_orphaned_images());
     let served = tokio::spawn(http::serve(listener, http::router(Arc::clone(&core)), shutdown.clone()));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %config.socket.display(), "ready");

@@ -169,6 +169,11 @@ impl Cache {
         files::remove_tree(&self.path(id)).await
     }
 
+    /// Whose images are here and not in use.
+    pub fn idle(&self) -> Vec<SnapshotId> {
+        self.lock().iter().filter(|(_, e)| e.pins == 0).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Bytes it takes.
     pub fn bytes(&self) -> u64 {
         self.lock().values().map(|e| e.bytes).sum()

@@ -217,7 +217,9 @@ pub struct PodRecord {
     pub rootfs_mode: RootfsMode,
     /// The snapshot it sleeps in, or last slept in: kept until the next one or until the pod is removed.
     pub snapshot: Option<SnapshotId>,
-    /// Intent: the snapshot being written while it is `suspending`, or being put back while it is `restoring`.
+    /// Intent: the snapshot being written while it is `suspending` or `running`, or being put back while it is `restoring`;
+    /// in a `failed` pod the one that could not be put back, from which it goes on when woken; in any other that is at rest
+    /// one that is to be removed.
     #[serde(default)]
     pub pending: Option<SnapshotId>,
     /// The boot in which its sandbox was made.

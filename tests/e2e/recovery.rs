@@ -117,3 +117,42 @@ async fn a_killed_shim_is_replaced() {
     assert_eq!(d.client.inspect("web").await.unwrap().sandbox_pid, pod.sandbox_pid);
     assert_eq!(get(pod.ports[0].host, "/"), "1");
 }
+
+/// Somebody's snapshot stays what it is whatever becomes of a restore of it, and the pod can go on from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_outlives_a_restore_that_broke_off() {
+    if !daemon::ready() {
+        return;
+    }
+    let mut d = Daemon::start();
+    d.import("test").await;
+    let pod = d.counter("web").await;
+    let port = pod.ports[0].host;
+    assert_eq!(get(port, "/"), "1");
+    let snapshot = d.client.snapshot("web", &mut |_| ()).await.unwrap().id;
+    let mut interrupted = 0;
+    for round in 0_u64..10 {
+        let (client, id) = (d.client.clone(), snapshot.clone());
+        let busy = tokio::spawn(async move { client.restore("web", &id, &mut |_| ()).await.is_ok() });
+        tokio::time::sleep(std::time::Duration::from_millis(20 + round * 25)).await;
+        d.kill();
+        let _ = busy.await;
+        d.launch();
+        if d.client.inspect("web").await.unwrap().state == "failed" {
+            interrupted += 1;
+            d.kill(); // and once more
+            d.launch();
+            assert_eq!(d.wake("web").await.state, "running", "round {round}");
+        }
+        let count: u64 = get(port, "/").parse().unwrap();
+        assert!(count >= 2, "round {round}: it counts from {count}");
+        // The sleep's own snapshot replaces the one before it; somebody's is none of its business.
+        d.sleep("web").await;
+        d.wake("web").await;
+        assert_eq!(get(port, "/"), (count + 1).to_string(), "round {round}");
+        d.client.inspect_snapshot(&snapshot).await.unwrap();
+    }
+    assert!(interrupted > 0, "no restore was interrupted");
+    d.client.remove("web", true).await.unwrap();
+    d.client.inspect_snapshot(&snapshot).await.unwrap();
+}

@@ -190,7 +190,7 @@ impl Core {
             self.finish_teardown(&turn).await;
         }
         let started = match self.next_incarnation(&turn, PodState::Starting, &mut From::Command).await {
-            Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+            Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await, // what was being restored is left alone
             Err(e) => Err(e),
         };
         match started {
@@ -200,6 +200,7 @@ impl Core {
                 let back = if before == PodState::Created { PodState::Created } else { PodState::Stopped };
                 turn.settle(self, |r| {
                     r.state = back;
+                    r.pending = None;
                     r.last_error = Some(text);
                 })
                 .await;

@@ -18,6 +18,7 @@ mod service;
 mod sleep;
 mod snapshots;
 mod teardown;
+mod tidy;
 mod view;
 
 use std::collections::BTreeMap;

@@ -43,11 +43,8 @@ impl Core {
                 if record.incarnation > 0 {
                     teardown::sandbox(self, &record.runtime_id()).await; // the last step of a sleep or stop
                 }
-                if let Some(pending) = &record.pending {
-                    self.drop_snapshot(pending).await;
-                    turn.commit(&self.db, |r| r.pending = None).await?;
-                }
-                Ok(())
+                // A failed pod's is somebody's, which was being restored: it is what the pod can go on from.
+                if record.state == PodState::Failed { Ok(()) } else { self.drop_pending(&turn).await }
             }
             PodState::Starting => {
                 self.take_down(&turn).await;
@@ -55,6 +52,7 @@ impl Core {
                 turn.commit(&self.db, |r| {
                     r.state = back;
                     r.sandbox_pid = None;
+                    r.pending = None;
                 })
                 .await
                 .map(drop)
@@ -66,19 +64,19 @@ impl Core {
             PodState::Waking => {
                 self.take_down(&turn).await;
                 turn.commit(&self.db, |r| {
-                    r.state = PodState::Sleeping;
+                    r.state = if r.pending.is_some() { PodState::Failed } else { PodState::Sleeping };
                     r.sandbox_pid = None;
                 })
                 .await
                 .map(drop)
             }
             PodState::Restoring => {
-                // The old sandbox may be gone already: the snapshot asked for is what is left to come back from.
+                // The old sandbox may be gone already: the snapshot asked for is what is left to come back from. It stays
+                // `pending`, for it is not the pod's own, which goes with the pod or at its next sleep.
                 self.take_down(&turn).await;
                 turn.commit(&self.db, |r| {
                     r.state = PodState::Failed;
                     r.sandbox_pid = None;
-                    r.snapshot = r.pending.take().or_else(|| r.snapshot.take());
                     r.last_error =
                         Some("torpord ended while a snapshot was being restored: wake it to go on from there".into());
                 })
@@ -87,8 +85,10 @@ impl Core {
             }
             PodState::Running | PodState::Suspending if rebooted => {
                 let slept = match &record.pending {
-                    Some(id) => self.host.store.manifest(id).await.map(|_| id.clone()),
-                    None => Err(crate::model::Error::new(Code::NotFound, "it was not being saved")),
+                    Some(id) if record.state == PodState::Suspending => {
+                        self.host.store.manifest(id).await.map(|_| id.clone())
+                    }
+                    _ => Err(crate::model::Error::new(Code::NotFound, "it was not being saved")),
                 };
                 self.take_down(&turn).await;
                 match slept {
@@ -102,8 +102,7 @@ impl Core {
                         .and(
                             turn.commit(&self.db, |r| {
                                 r.state = PodState::Sleeping;
-                                r.snapshot = Some(id);
-                                r.pending = None;
+                                r.pending = r.snapshot.replace(id);
                             })
                             .await
                             .map(drop),
@@ -112,7 +111,8 @@ impl Core {
                         .record_exit(&turn, &ExitRecord::unknown(), PodState::Stopped, Some(ExitReason::HostRestarted))
                         .await
                         .map(drop),
-                }
+                }?;
+                self.drop_pending(&turn).await
             }
             PodState::Running | PodState::Suspending => self.adopt(pod, &turn).await,
         }
@@ -129,27 +129,19 @@ impl Core {
         let status = shim.status().await?;
         turn.pod().set_shim(Some(shim));
         if let Some(exit) = status.exit {
-            return self.record_exit(turn, &exit, PodState::Stopped, None).await.map(drop);
+            self.record_exit(turn, &exit, PodState::Stopped, None).await?;
+            return self.drop_pending(turn).await;
         }
-        if record.state == PodState::Suspending {
+        if record.state == PodState::Suspending || record.pending.is_some() {
+            // It was being saved when torpord ended: it may stand still.
             let (engine, plan) = self.engine_and_plan(&record)?;
             self.go_on(turn, &engine, &plan).await;
-            if let Some(pending) = &record.pending {
-                self.drop_snapshot(pending).await;
-            }
-            turn.commit(&self.db, |r| {
-                r.state = PodState::Running;
-                r.pending = None;
-            })
-            .await?;
-        } else {
-            // A snapshot was being taken when torpord ended: the pod may stand still.
-            let (engine, plan) = self.engine_and_plan(&record)?;
-            if self.host.runtime.state(&engine, &plan.id).await?.is_some_and(|s| s.paused()) {
-                self.go_on(turn, &engine, &plan).await;
-            } else if let Ok(shim) = turn.pod().shim() {
-                shim.resume().await?;
-            }
+            turn.commit(&self.db, |r| r.state = PodState::Running).await?;
+            self.drop_pending(turn).await?;
+        } else if let Ok(shim) = turn.pod().shim()
+            && let Err(e) = shim.resume().await
+        {
+            tracing::warn!(pod = %record.id, error = %e.report(), "let the pod go on");
         }
         tracing::info!(pod = %record.id, name = %record.spec.name, pid = ?status.sandbox_pid, "adopted");
         self.watch_exit(pod);

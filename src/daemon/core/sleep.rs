@@ -37,12 +37,11 @@ impl Core {
         if let Err(e) = self.save_pod(&turn, &id, false, progress).await {
             return Err(self.stay_awake(pod, &turn, e).await);
         }
-        let before = record.snapshot.clone();
         let committed = turn
             .commit(&self.db, |r| {
                 r.state = PodState::Sleeping;
-                r.snapshot = Some(id.clone());
-                r.pending = None;
+                // The one before is named until it is gone, or a kill here would leave it for ever.
+                r.pending = r.snapshot.replace(id.clone());
                 r.sandbox_pid = None;
                 r.last_error = None;
             })
@@ -60,8 +59,8 @@ impl Core {
             }
         };
         self.take_down(&turn).await;
-        if let Some(older) = before {
-            self.drop_snapshot(&older).await;
+        if let Err(e) = self.drop_pending(&turn).await {
+            tracing::warn!(pod = %record.id, error = %e.report(), "forget the snapshot before");
         }
         Ok(record)
     }
@@ -87,18 +86,35 @@ impl Core {
             return Ok(record);
         }
         turn.require(&[PodState::Sleeping, PodState::Failed], "wake it")?;
-        let Some(id) = record.snapshot.clone() else { return Err(super::pod::wrong_state(&record, "wake it")) };
+        // After a restore that failed it goes on from what was being restored.
+        let unfinished = record.pending.clone().filter(|_| record.state == PodState::Failed);
+        let back = if unfinished.is_some() { PodState::Failed } else { PodState::Sleeping };
+        let Some(id) = unfinished.clone().or_else(|| record.snapshot.clone()) else {
+            return Err(super::pod::wrong_state(&record, "wake it"));
+        };
         if cold {
             let started = match self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await {
-                Ok(()) => self.mark_running(pod, &turn, |_| {}).await,
+                Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await,
                 Err(e) => Err(e),
             };
             return match started {
                 Ok(record) => Ok(record),
-                Err(e) => self.back_to_sleep(&turn, PodState::Sleeping, e).await,
+                Err(e) => self.back_to_sleep(&turn, back, e).await,
             };
         }
-        let files = self.find_files(&id, None, progress).await?;
+        let mut manifest = None;
+        if unfinished.is_some() {
+            let read = self.host.store.manifest(&id).await?;
+            self.preflight(&read)?;
+            manifest = Some(read);
+        }
+        let new = self.new_layers.read().await;
+        let files = self.find_files(&id, manifest.clone(), progress).await?;
+        if let Some(manifest) = &manifest {
+            // The restore may have ended before the record said how that snapshot's sandbox was built.
+            self.build_as(&turn, manifest).await?;
+        }
+        drop(new);
         let mut from = From::Checkpoint { files, copy: false };
         let mut woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         if let Err(e) = &woken
@@ -109,18 +125,16 @@ impl Core {
             woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         }
         let running = match woken {
-            Ok(()) => match self.mark_running(pod, &turn, |_| {}).await {
+            Ok(()) => match self.mark_running(pod, &turn, |r| r.pending = None).await {
                 Ok(record) => Ok(record),
-                Err(e) => return self.back_to_sleep(&turn, PodState::Sleeping, e).await,
+                Err(e) => return self.back_to_sleep(&turn, back, e).await,
             },
             Err(e) => Err(e),
         };
         match running {
             Ok(record) => Ok(record),
             // Without its files, or without room, nothing was wrong with the sandbox: it sleeps on.
-            Err(e) if !from.here() || e.code() == Code::Exhausted => {
-                self.back_to_sleep(&turn, PodState::Sleeping, e).await
-            }
+            Err(e) if !from.here() || e.code() == Code::Exhausted => self.back_to_sleep(&turn, back, e).await,
             Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
         }
     }

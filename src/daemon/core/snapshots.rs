@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Core;
 use super::boot::From;
 use super::lifecycle::Origin;
-use super::pod::Pod;
+use super::pod::{Pod, Turn};
 use crate::host::progress::Progress;
 use crate::model::{Code, Error, Manifest, PodName, PodRecord, PodState, Result, SnapshotId};
 
@@ -22,7 +22,20 @@ impl Core {
         let turn = pod.turn_if_there().await?;
         turn.require(&[PodState::Running], "take a snapshot of it")?;
         let id = SnapshotId::random()?;
-        self.save_pod(&turn, &id, true, progress).await
+        turn.commit(&self.db, |r| r.pending = Some(id.clone())).await?;
+        let saved = match self.save_pod(&turn, &id, true, progress).await {
+            // As long as the record names it, a start removes it: it is not acknowledged before that is over.
+            Ok(manifest) => match turn.commit(&self.db, |r| r.pending = None).await {
+                Ok(_) => return Ok(manifest),
+                Err(e) => {
+                    self.drop_snapshot(&id).await;
+                    Err(e)
+                }
+            },
+            Err(e) => Err(e),
+        };
+        turn.settle(self, |r| r.pending = None).await;
+        saved
     }
 
     /// A new pod out of a snapshot, of this daemon or of another that shares the store.
@@ -103,14 +116,7 @@ impl Core {
         })
         .await?;
         self.take_down(&turn).await;
-        turn.commit(&self.db, |r| {
-            r.layers = manifest.pod.layers.clone();
-            r.private_layers = manifest.pod.private_layers.clone();
-            r.init = manifest.pod.init.clone();
-            r.engine = manifest.engine.clone();
-            r.template = manifest.template;
-        })
-        .await?;
+        self.build_as(&turn, &manifest).await?;
         drop(new);
         let mut from = From::Checkpoint { files, copy: false };
         let mut restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
@@ -133,6 +139,18 @@ impl Core {
                 Err(e)
             }
         }
+    }
+
+    /// From now on the pod's sandboxes are built as that of a snapshot was.
+    pub(super) async fn build_as(&self, turn: &Turn<'_>, manifest: &Manifest) -> Result<()> {
+        let change = |r: &mut PodRecord| {
+            r.layers = manifest.pod.layers.clone();
+            r.private_layers = manifest.pod.private_layers.clone();
+            r.init = manifest.pod.init.clone();
+            r.engine = manifest.engine.clone();
+            r.template = manifest.template;
+        };
+        turn.commit(&self.db, change).await.map(drop)
     }
 
     /// A free name for a copy: `<name>-copy`, `<name>-copy-2`, ...
@@ -175,6 +193,15 @@ impl Core {
                 Err(e) => tracing::warn!(error = %e.report(), "sweep the store"),
             }
         }
+    }
+
+    /// Removes what the record names as `pending`, and then the name.
+    pub(super) async fn drop_pending(&self, turn: &Turn<'_>) -> Result<()> {
+        if let Some(id) = &turn.record().pending {
+            self.drop_snapshot(id).await;
+            turn.commit(&self.db, |r| r.pending = None).await?;
+        }
+        Ok(())
     }
 
     /// Removes a snapshot that nobody can ask for any more. What the store refuses is swept later.

@@ -376,6 +376,19 @@ impl Store {
         }
     }
 
+    /// Whether a snapshot is there.
+    ///
+    /// # Errors
+    /// The store can't be asked.
+    pub async fn has_snapshot(&self, id: &SnapshotId) -> Result<bool> {
+        let key = Key::from(pack::manifest_key(id));
+        match self.bounded("look for a snapshot", SMALL, self.objects.head(&key)).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.code() == Code::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// All snapshots, newest last. Those that can't be read are left out and logged.
     ///
     /// # Errors
