@@ -158,6 +158,7 @@ impl Daemon {
     }
 
     /// The process.
+    #[allow(dead_code, reason = "only the torture asks")]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }

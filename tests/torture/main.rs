@@ -15,6 +15,8 @@
 #[path = "../e2e/daemon.rs"]
 mod daemon;
 mod dice;
+mod engine;
+mod faults;
 mod kill;
 mod lifecycle;
 mod lines;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use tally::Tally;
 
 /// A row's name and its number of trials.
-const ROWS: [(&str, u64); 2] = [("R1", 1500), ("R2", 250)];
+const ROWS: [(&str, u64); 4] = [("R1", 1500), ("R2", 250), ("R8", 98), ("R8hang", 8)];
 
 struct Arguments {
     json: bool,
@@ -103,6 +105,8 @@ fn main() -> ExitCode {
 async fn run(row: &str, tally: &Arc<Tally>, trials: u64, seed: u64) {
     match row {
         "R1" => lifecycle::lives(tally, trials, seed).await,
+        "R8" => faults::runtime(tally, trials).await,
+        "R8hang" => faults::hangs(tally).await,
         "R2" => kill::torpord(tally, trials, seed).await,
         _ => tally.fail("no such row"),
     }

@@ -47,14 +47,14 @@ pub fn processes(tag: &str) -> Vec<String> {
     String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Snapshots' raw images and packs for which there is no snapshot.
+/// Raw images, manifests and packs beyond those of `snapshots`.
 pub fn of_snapshots(d: &Daemon, snapshots: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for dir in ["state/cache", "state/store/v1/snapshots", "state/store/v1/packs"] {
         let dir = d.dir.join(dir);
-        found.extend(
-            names(&dir).into_iter().filter(|n| !snapshots.contains(n)).map(|n| dir.join(n).display().to_string()),
-        );
+        let is_id = |n: &String| n.len() == 32 && n.bytes().all(|b| b.is_ascii_hexdigit());
+        let ids = names(&dir).into_iter().filter(is_id).filter(|n| !snapshots.contains(n));
+        found.extend(ids.map(|n| dir.join(n).display().to_string()));
     }
     found
 }

@@ -79,6 +79,14 @@ impl Naps {
         }
     }
 
+    /// The snapshot before goes when the next one is there, whatever dies in between.
+    async fn only_its_own_snapshot(&self) {
+        let Some(all) = self.desk.must("list snapshots", self.desk.client.snapshots()).await else { return };
+        for s in all.iter().filter(|s| s.pod == self.name && Some(&s.id) != self.pod.snapshot.as_ref()) {
+            self.desk.tally.leak(&format!("snapshot {} of {} is named by nobody", s.id, self.name));
+        }
+    }
+
     async fn mark(&mut self) -> bool {
         let n = self.next;
         self.next += 1;
@@ -142,6 +150,7 @@ impl Worker for Naps {
             }
         }
         (self.marks, self.perhaps) = (found, None);
+        self.only_its_own_snapshot().await;
         let Some(lines) = self.desk.must("read the log", numbers(&self.desk.client, &self.name)).await else { return };
         let gaps = gaps(1, &lines);
         // A sandbox that was taken back after an interrupted wake has said what the next one says again.
