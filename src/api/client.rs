@@ -1,12 +1,14 @@
 //! The client of the API over a Unix socket.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, BodyStream, Empty, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -85,6 +87,28 @@ fn escape(part: &str, keep_slash: bool) -> String {
         }
         out
     })
+}
+
+/// A body that says how long it is, if that is known: so the other side can tell how far it is.
+struct Upload<B> {
+    body: B,
+    length: Option<u64>,
+}
+
+impl<B: hyper::body::Body + Unpin> hyper::body::Body for Upload<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
 }
 
 fn empty() -> Body {
@@ -320,7 +344,7 @@ impl Client {
         let path = format!("/v1/snapshots/{}/restore", escape(id, false));
         self.long(&path, Some("application/json"), Self::json_body(&RestoreSnapshot { name })?, progress).await
     }
-    /// `POST /v1/images` with a file or any other stream as body.
+    /// `POST /v1/images` with any stream as body.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -331,7 +355,23 @@ impl Client {
         bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
         progress: &mut (dyn FnMut(ProgressInfo) + Send),
     ) -> Result<Image> {
-        let body = BodyExt::boxed(StreamBody::new(bytes.map_ok(Frame::data)));
+        self.import_sized(name, base, bytes, None, progress).await
+    }
+
+    /// `POST /v1/images` with a stream of a length that may be known.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn import_sized(
+        &self,
+        name: &str,
+        base: Option<&str>,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
+        length: Option<u64>,
+        progress: &mut (dyn FnMut(ProgressInfo) + Send),
+    ) -> Result<Image> {
+        let body = StreamBody::new(Box::pin(bytes.map_ok(Frame::data)));
+        let body = BodyExt::boxed(Upload { body, length });
         self.long(&import_path(name, base), Some("application/octet-stream"), body, progress).await
     }
     /// `POST /v1/images` of a directory of torpord's host.

@@ -248,8 +248,10 @@ async fn image(client: &Client, command: Image, json: bool) -> Done {
             } else {
                 let file = if source == "-" { std::fs::File::open("/dev/stdin") } else { std::fs::File::open(&source) };
                 let file = file.map_err(|e| Failure::Own(format!("{source}: {e}")))?;
+                // A pipe's length is not known.
+                let length = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
                 let stream = chunks(tokio::fs::File::from_std(file));
-                with_bar(|bar| client.import(&name, base.as_deref(), stream, bar)).await?
+                with_bar(|bar| client.import_sized(&name, base.as_deref(), stream, length, bar)).await?
             };
             if json { output::json(&imported) } else { println!("{} {}", imported.name, imported.id) }
         }

@@ -243,7 +243,7 @@ async fn what_four_clients_are_told_fits_one_order() {
     let mut raw = [0; 8];
     getrandom::fill(&mut raw).unwrap();
     let seed = std::env::var("TORPOR_TEST_SEED").map_or(u64::from_le_bytes(raw), |s| s.parse().unwrap());
-    println!("seed {seed} (TORPOR_TEST_SEED)");
+    eprintln!("seed {seed} (TORPOR_TEST_SEED)");
     let d = Arc::new(Daemon::start());
     d.import("test").await;
     let history: Arc<Mutex<BTreeMap<&'static str, Vec<Call>>>> = Arc::default();

@@ -1,5 +1,4 @@
 //! A real torpord of a test's own, and what it is asked. Dropped, it takes everything with it and proves it.
-#![allow(dead_code, reason = "shared by test binaries that each use a part of it")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

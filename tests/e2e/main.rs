@@ -4,6 +4,7 @@
 mod badinput;
 mod cli;
 mod concurrency;
+#[allow(dead_code, reason = "shared with other test binaries")]
 mod daemon;
 mod disk;
 mod isolation;

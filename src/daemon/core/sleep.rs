@@ -171,7 +171,7 @@ impl Core {
         progress: &Progress,
     ) -> Result<Manifest> {
         let record = turn.record();
-        self.require_room(&record).await?;
+        let memory = self.require_room(&record).await?;
         progress.phase("layers");
         self.host.store.check().await?;
         let layers = self.send_layers(&record, progress).await?;
@@ -179,6 +179,7 @@ impl Core {
         let dir = self.dirs.checkpoint(id);
         files::create_dir_all(&dir, 0o700)?;
         progress.phase("save");
+        progress.total(memory); // about: a part of it is the sandbox's own
         let limit = self.config.freeze_limit;
         let too_long = || {
             let name = &record.spec.name;
@@ -305,11 +306,12 @@ impl Core {
         Ok(all)
     }
 
-    /// Refuses to begin what the disk can't hold: memory, writable layer and reserve.
-    async fn require_room(&self, record: &PodRecord) -> Result<()> {
+    /// Refuses to begin what the disk can't hold: memory, writable layer and reserve. Gives the memory, in bytes.
+    async fn require_room(&self, record: &PodRecord) -> Result<u64> {
         let name = record.runtime_id().to_string();
-        let need = self.host.cgroups.usage(&name).await?.memory + self.config.disk_reserve;
-        self.require_free(need, &format!("save pod {}", record.spec.name))
+        let memory = self.host.cgroups.usage(&name).await?.memory;
+        self.require_free(memory + self.config.disk_reserve, &format!("save pod {}", record.spec.name))?;
+        Ok(memory)
     }
 
     /// After a checkpoint: a breached reserve means that its files may be truncated.

@@ -100,9 +100,12 @@ pub(super) async fn import(State(core): Cored, Query(q): Query<Import>, headers:
         })
         .await;
     }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let bytes = stream::ReadToEnd::new(body).map_err(std::io::Error::other);
     let reader = Box::new(tokio_util::io::StreamReader::new(Box::pin(bytes)));
     stream::long(&headers, 201, |progress| async move {
+        progress.phase("upload");
+        progress.total(length.unwrap_or(0));
         core.import_image(&q.name, q.base.as_deref(), ImportSource::Stream(reader), &progress).await
     })
     .await

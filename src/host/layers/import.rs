@@ -57,7 +57,6 @@ impl Layers {
     /// stay until they are removed.
     pub async fn import(&self, source: ImportSource, progress: &Progress) -> Result<Imported> {
         let hold = self.hold();
-        progress.phase("upload");
         let this = self.clone();
         let quiet = progress.clone();
         let (layers, config) = match source {
