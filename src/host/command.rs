@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,15 @@ impl EngineCommand {
             timeout: Duration::from_secs(30),
             log: None,
         }
+    }
+
+    /// The program's file, looked up in PATH. With a bare name the standard library would make a copy of this whole process
+    /// to run it; with a path it need not.
+    fn file(&self) -> PathBuf {
+        let path = self.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value);
+        let bare = self.program.components().count() == 1;
+        let found = path.split(':').map(|dir| Path::new(dir).join(&self.program)).find(|file| bare && file.is_file());
+        found.unwrap_or_else(|| self.program.clone())
     }
 
     fn name(&self) -> String {
@@ -90,7 +99,7 @@ async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> 
     };
     // Files in memory, not pipes: a sandbox inherits them, and a pipe would not end before the sandbox does.
     let (out, err) = (memory_file().map_err(cannot)?, memory_file().map_err(cannot)?);
-    let mut child = tokio::process::Command::new(&command.program)
+    let mut child = tokio::process::Command::new(command.file())
         .args(&command.args)
         .env_clear()
         .envs(command.env.iter().map(|(k, v)| (k, v)))
@@ -149,6 +158,10 @@ mod tests {
         cat.args = vec!["/nonexistent/file".into()];
         let e = run(&cat, b"").await.unwrap_err();
         assert!(e.report().contains("/nonexistent/file") && e.code() == Code::Runtime, "{}", e.report());
+        cat.program = "cat".into();
+        cat.args = vec!["/dev/null".into()];
+        assert!(cat.file().is_absolute() && run(&cat, b"").await.unwrap().stdout.is_empty());
+        assert!(run(&EngineCommand::new("nonexistent-program", [""; 0]), b"").await.is_err());
         let e = run(&EngineCommand::new("/nonexistent/program", [""; 0]), b"").await.unwrap_err();
         assert!(e.hint_text().is_some());
     }

@@ -77,9 +77,13 @@ impl Core {
         match from {
             From::Command => {
                 let made = self.make_sandbox(turn, record).await?;
-                self.host.runtime.start(&made.engine, &made.create).await?;
-                made.shim.launch(&self.launch(record)).await?;
-                self.open_to_the_world(turn, &made).await?;
+                let begin = async {
+                    self.host.runtime.start(&made.engine, &made.create).await?;
+                    made.shim.launch(&self.launch(record)).await
+                };
+                // Both to their end: see below.
+                let (begun, open) = tokio::join!(begin, self.open_to_the_world(turn, &made));
+                begun.and(open)?;
                 self.wait_ready(record, made.shim.as_ref()).await
             }
             From::Checkpoint { files, copy } => {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::Core;
 use super::boot::From;
 use super::pod::{Pod, Turn, wrong_state};
-use super::{Core, teardown};
 use crate::host::files;
 use crate::host::shim::ExitRecord;
 use crate::model::{
@@ -276,13 +276,7 @@ impl Core {
             // Even if there is no room to record it: what goes makes room.
             turn.settle(self, |r| r.state = PodState::Deleting).await;
         }
-        turn.pod().set_shim(None);
-        self.publish_forwards().await.unwrap_or_else(|e| {
-            tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that goes");
-        });
-        if record.incarnation > 0 {
-            teardown::sandbox(self, &record.runtime_id()).await;
-        }
+        self.take_down(turn).await;
         for snapshot in record.snapshot.iter().chain(&record.pending) {
             // A copy that is being made names another pod's snapshot: only what this pod slept in is its own.
             if record.snapshot.as_ref() == Some(snapshot) {

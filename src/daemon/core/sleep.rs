@@ -153,11 +153,14 @@ impl Core {
     pub(super) async fn take_down(self: &Arc<Self>, turn: &Turn<'_>) {
         let record = turn.record();
         turn.pod().set_shim(None);
-        if let Err(e) = self.publish_forwards().await {
+        let sandbox = async {
+            if record.incarnation > 0 {
+                teardown::sandbox(self, &record.runtime_id()).await;
+            }
+        };
+        let (closed, ()) = tokio::join!(self.publish_forwards(), sandbox);
+        if let Err(e) = closed {
             tracing::warn!(pod = %record.id, error = %e.report(), "close its forwards");
-        }
-        if record.incarnation > 0 {
-            teardown::sandbox(self, &record.runtime_id()).await;
         }
     }
 
