@@ -13,6 +13,7 @@ mod limits;
 mod recovery;
 #[path = "../support/s3.rs"]
 mod s3;
+mod secrets;
 mod sleep;
 #[path = "../support/mod.rs"]
 mod support;

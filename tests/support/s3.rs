@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// The key that must be seen nowhere.
+pub const SECRET: &str = "canary-of-the-store-3f9c";
+
 /// A server with an empty bucket called `bucket`.
 pub struct Server {
     child: Child,
@@ -24,7 +27,7 @@ pub struct Server {
 fn environment(port: u16) -> [(&'static str, String); 4] {
     [
         ("AWS_ACCESS_KEY_ID", "key".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
         ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
     ]
@@ -48,7 +51,7 @@ impl Server {
         std::fs::create_dir(dir.path().join("bucket")).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new("s3s-fs")
-            .args(["--access-key", "key", "--secret-key", "secret", "--host", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--access-key", "key", "--secret-key", SECRET, "--host", "127.0.0.1", "--port", &port.to_string()])
             .arg(dir.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -68,6 +71,11 @@ impl Server {
 
     pub fn set_environment(&self) {
         set_environment(self.port);
+    }
+
+    /// Where it keeps its objects.
+    pub fn root(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub fn stop(&mut self) {
