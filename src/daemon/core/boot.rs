@@ -115,12 +115,14 @@ impl Core {
         let volumes = self.open_volumes(&record.spec.volumes)?;
         let runtime_name = id.to_string();
         let (key, layers) = (self.image_key(record), self.all_layers(record));
-        let (netns, root, (), shim) = tokio::try_join!(
+        let (netns, root, cgroup, shim) = tokio::join!(
             self.host.network.attach(&net),
             self.host.rootfs.ensure(&key, &layers),
             self.host.cgroups.ensure(&runtime_name, &limits),
             self.host.shims.spawn(&shim_plan),
-        )?;
+        );
+        // All of them to their end, even if one fails: what is half made can't be taken down.
+        let (netns, root, (), shim) = (netns?, root?, cgroup?, shim?);
         turn.pod().set_shim(Some(Arc::clone(&shim)));
         let spec = bundle::build(&BundlePlan {
             template: record.template,
