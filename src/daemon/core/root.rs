@@ -25,8 +25,14 @@ impl Core {
         }
         let (engine, plan) = self.engine_and_plan(record)?;
         let file: PathBuf = self.dirs.tmp().join(format!("upper-{}.tar", record.runtime_id()));
-        if !self.host.runtime.save_upper(&engine, &plan, &file).await? {
-            return Ok(layers);
+        let mut written = self.host.runtime.save_upper(&engine, &plan, &file).await;
+        if let Err(e) = &written {
+            tracing::warn!(pod = %record.id, error = %e.report(), "save its root: once more");
+            written = self.host.runtime.save_upper(&engine, &plan, &file).await;
+        }
+        if !matches!(written, Ok(true)) {
+            let _ = files::remove_tree(&file).await;
+            return written.map(|_| layers);
         }
         let layer = self.host.layers.save_upper(&file).await;
         let _ = files::remove_tree(&file).await;
