@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use torpor::api::types::{CreatePod, PortSpec};
+use torpor::api::types::{CreatePod, ExecPod, PortSpec, RestorePod, RestoreSnapshot, StopPod, WakePod};
 use torpor::daemon::core::Core;
 use torpor::host::progress::Progress;
 use torpor::model::{Code, PodState, Result};
@@ -44,6 +44,63 @@ fn state(view: &View, name: &str) -> Option<PodState> {
     view.pods.get(name).map(|r| r.state)
 }
 
+/// What programs counted in a pod that runs.
+fn count(view: &View, world: &World, name: &str) -> Option<u64> {
+    let id = view.pods.get(name)?.runtime_id().to_string();
+    Some(world.kernel.look().sandboxes.get(&id)?.memory.count)
+}
+
+async fn run(core: &Arc<Core>, name: &str, program: &str) -> Result<String> {
+    let exec = ExecPod { command: vec![program.into()], ..ExecPod::default() };
+    let output = core.exec_pod(name, exec).await?;
+    Ok(String::from_utf8(output.stdout).unwrap())
+}
+
+/// A pod in which `n` was counted.
+async fn counted(core: &Arc<Core>, n: u64) -> Result<()> {
+    made(core, true).await?;
+    for _ in 0..n {
+        run(core, "web", "add").await?;
+    }
+    Ok(())
+}
+
+async fn slept(core: &Arc<Core>) -> Result<()> {
+    core.sleep_pod("web", Progress::default()).await.map(drop)
+}
+
+async fn woken(core: &Arc<Core>) -> Result<()> {
+    core.wake_pod("web", WakePod::default(), Progress::default()).await.map(drop)
+}
+
+/// The snapshot that was taken on request: the first.
+async fn snapshot(core: &Arc<Core>) -> Result<String> {
+    Ok(core.list_snapshots().await?.first().unwrap().id.clone())
+}
+
+async fn taken(core: &Arc<Core>) -> Result<()> {
+    core.create_snapshot("web", Progress::default()).await.map(drop)
+}
+
+async fn copied(core: &Arc<Core>) -> Result<()> {
+    let request = RestoreSnapshot { name: Some("copy".into()) };
+    let id = snapshot(core).await?;
+    core.restore_snapshot(&id, request, Progress::default()).await.map(drop)
+}
+
+async fn put_back(core: &Arc<Core>) -> Result<()> {
+    let request = RestorePod { snapshot: snapshot(core).await? };
+    core.restore_pod("web", request, Progress::default()).await.map(drop)
+}
+
+/// Starts what ended while torpord was dead.
+async fn running(core: &Arc<Core>) -> Result<()> {
+    if core.inspect_pod("web")?.state == "stopped" {
+        core.start_pod("web").await?;
+    }
+    Ok(())
+}
+
 /// The pod is in `done`, or as it was.
 fn either(view: &View, was: Option<PodState>, done: Option<PodState>) -> std::result::Result<bool, String> {
     let running = Some(PodState::Running);
@@ -77,7 +134,7 @@ fn create() {
     all(Scenario {
         name: "create",
         ports: 24_000,
-        setup: |_| async { Ok(()) }.boxed(),
+        setup: |_, _| async { Ok(()) }.boxed(),
         act: |core, _| async move { made(&core, true).await }.boxed(),
         again: |core, _| {
             async move {
@@ -96,7 +153,7 @@ fn start() {
     all(Scenario {
         name: "start",
         ports: 24_020,
-        setup: |core| async move { made(&core, false).await }.boxed(),
+        setup: |core, _| async move { made(&core, false).await }.boxed(),
         act: |core, _| async move { core.start_pod("web").await.map(drop) }.boxed(),
         again: |core, _| async move { core.start_pod("web").await.map(drop) }.boxed(),
         done: |view, _| either(view, Some(PodState::Created), Some(PodState::Running)),
@@ -109,7 +166,7 @@ fn delete() {
     all(Scenario {
         name: "delete",
         ports: 24_040,
-        setup: |core| async move { made(&core, true).await }.boxed(),
+        setup: |core, _| async move { made(&core, true).await }.boxed(),
         act: |core, _| async move { core.delete_pod("web", true).await }.boxed(),
         again: |core, _| async move { removed(&core, "web").await }.boxed(),
         done: |view, _| either(view, Some(PodState::Running), None),
@@ -123,10 +180,296 @@ fn import() {
     all(Scenario {
         name: "import",
         ports: 24_060,
-        setup: |_| async { Ok(()) }.boxed(),
+        setup: |_, _| async { Ok(()) }.boxed(),
         act: |core, places| async move { imported(&core, &places).await }.boxed(),
         again: |core, places| async move { imported(&core, &places).await }.boxed(),
         done: has,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn exec() {
+    let at_least_one = |view: &View, world: &World| {
+        let running = either(view, None, Some(PodState::Running))?;
+        Ok(running && (view.lost || count(view, world, "web") >= Some(1)))
+    };
+    all(Scenario {
+        name: "exec",
+        ports: 24_080,
+        setup: |core, _| async move { made(&core, true).await }.boxed(),
+        act: |core, _| async move { run(&core, "web", "add").await.map(drop) }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                run(&core, "web", "add").await.map(drop)
+            }
+            .boxed()
+        },
+        done: at_least_one,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn stop() {
+    let stopped = |view: &View, _: &World| match state(view, "web") {
+        Some(PodState::Running) => Ok(false),
+        Some(PodState::Stopped) if view.lost || !view.pods["web"].private_layers.is_empty() => Ok(true),
+        Some(PodState::Stopped) => Err(format!("what was written is lost: {:?}", view.pods["web"].last_error)),
+        other => Err(format!("web is {other:?}")),
+    };
+    all(Scenario {
+        name: "stop",
+        ports: 24_100,
+        setup: |core, _| {
+            async move {
+                made(&core, true).await?;
+                run(&core, "web", "write").await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { core.stop_pod("web", StopPod::default()).await.map(drop) }.boxed(),
+        again: |core, _| {
+            async move {
+                core.start_pod("web").await?;
+                run(&core, "web", "write").await?;
+                core.stop_pod("web", StopPod::default()).await.map(drop)
+            }
+            .boxed()
+        },
+        done: stopped,
+        makes_snapshots: false,
+    });
+}
+
+async fn slept_well(core: &Arc<Core>, wanted: &str) -> Result<()> {
+    let ended = core.inspect_pod("web")?.state == "stopped";
+    running(core).await?;
+    slept(core).await?;
+    woken(core).await?;
+    let found = run(core, "web", "get").await?;
+    assert!(ended || found == wanted, "it woke up with {found}");
+    slept(core).await
+}
+
+fn sleeping(view: &View, _: &World) -> std::result::Result<bool, String> {
+    either(view, Some(PodState::Running), Some(PodState::Sleeping))
+}
+
+#[test]
+fn sleep() {
+    all(Scenario {
+        name: "sleep",
+        ports: 24_120,
+        setup: |core, _| async move { counted(&core, 2).await }.boxed(),
+        act: |core, _| async move { slept(&core).await }.boxed(),
+        again: |core, _| async move { slept_well(&core, "2").await }.boxed(),
+        done: sleeping,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn sleep_again() {
+    all(Scenario {
+        name: "sleep again",
+        ports: 24_140,
+        setup: |core, _| {
+            async move {
+                counted(&core, 2).await?;
+                slept(&core).await?;
+                woken(&core).await?;
+                run(&core, "web", "add").await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { slept(&core).await }.boxed(),
+        again: |core, _| async move { slept_well(&core, "3").await }.boxed(),
+        done: sleeping,
+        makes_snapshots: false,
+    });
+}
+
+fn awake(view: &View, world: &World) -> std::result::Result<bool, String> {
+    let awake = either(view, Some(PodState::Sleeping), Some(PodState::Running))?;
+    if awake && !view.lost && count(view, world, "web") != Some(2) {
+        return Err(format!("it woke up with {:?}", count(view, world, "web")));
+    }
+    Ok(awake)
+}
+
+/// A pod that ended after it woke is put to sleep and woken again; all others are only woken.
+async fn woken_again(core: &Arc<Core>) -> Result<()> {
+    if core.inspect_pod("web")?.state == "stopped" {
+        running(core).await?;
+        for _ in 0..2 {
+            run(core, "web", "add").await?;
+        }
+        slept(core).await?;
+    }
+    woken(core).await
+}
+
+#[test]
+fn wake() {
+    all(Scenario {
+        name: "wake",
+        ports: 24_160,
+        setup: |core, _| {
+            async move {
+                counted(&core, 2).await?;
+                slept(&core).await
+            }
+            .boxed()
+        },
+        act: |core, _| async move { woken(&core).await }.boxed(),
+        again: |core, _| async move { woken_again(&core).await }.boxed(),
+        done: awake,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn wake_from_the_store() {
+    all(Scenario {
+        name: "wake from the store",
+        ports: 24_180,
+        setup: |core, places| {
+            async move {
+                counted(&core, 2).await?;
+                slept(&core).await?;
+                let id = core.inspect_pod("web")?.snapshot.unwrap();
+                std::fs::remove_dir_all(places.cache.join(id)).unwrap();
+                Ok(())
+            }
+            .boxed()
+        },
+        act: |core, _| async move { woken(&core).await }.boxed(),
+        again: |core, _| async move { woken_again(&core).await }.boxed(),
+        done: awake,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn delete_a_sleeper() {
+    all(Scenario {
+        name: "delete a sleeper",
+        ports: 24_200,
+        setup: |core, _| {
+            async move {
+                counted(&core, 2).await?;
+                slept(&core).await
+            }
+            .boxed()
+        },
+        act: |core, _| async move { core.delete_pod("web", true).await }.boxed(),
+        again: |core, _| async move { removed(&core, "web").await }.boxed(),
+        done: |view, _| either(view, Some(PodState::Sleeping), None),
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn take_a_snapshot() {
+    let there = |view: &View, _: &World| {
+        either(view, None, Some(PodState::Running))?;
+        Ok(!view.snapshots.is_empty())
+    };
+    all(Scenario {
+        name: "snapshot",
+        ports: 24_220,
+        setup: |core, _| async move { counted(&core, 2).await }.boxed(),
+        act: |core, _| async move { taken(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                taken(&core).await
+            }
+            .boxed()
+        },
+        done: there,
+        makes_snapshots: true,
+    });
+}
+
+async fn with_snapshot(core: &Arc<Core>) -> Result<()> {
+    counted(core, 2).await?;
+    taken(core).await?;
+    run(core, "web", "add").await.map(drop)
+}
+
+/// A pod with a snapshot of another root, and one in which it slept.
+async fn with_a_past(core: &Arc<Core>) -> Result<()> {
+    counted(core, 2).await?;
+    taken(core).await?;
+    run(core, "web", "write").await?;
+    core.stop_pod("web", StopPod::default()).await?;
+    core.start_pod("web").await?;
+    slept(core).await?;
+    woken(core).await?;
+    for _ in 0..3 {
+        run(core, "web", "add").await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn restore_a_copy() {
+    let there = |view: &View, world: &World| {
+        either(view, None, Some(PodState::Running))?;
+        match state(view, "copy") {
+            None => Ok(false),
+            Some(PodState::Stopped) if view.lost => Ok(true),
+            Some(PodState::Running) if count(view, world, "copy") == Some(2) => Ok(true),
+            other => Err(format!("copy is {other:?} with {:?}", count(view, world, "copy"))),
+        }
+    };
+    all(Scenario {
+        name: "restore a copy",
+        ports: 24_240,
+        setup: |core, _| async move { with_snapshot(&core).await }.boxed(),
+        act: |core, _| async move { copied(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                removed(&core, "copy").await?;
+                copied(&core).await
+            }
+            .boxed()
+        },
+        done: there,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn restore_in_place() {
+    let back = |view: &View, world: &World| match (state(view, "web"), count(view, world, "web")) {
+        (Some(PodState::Running), Some(2)) => Ok(true),
+        (Some(PodState::Running), Some(3)) => Ok(false),
+        // Between the two sandboxes only the snapshot is left: it says so, and is woken from it.
+        (Some(PodState::Failed), _) if view.pods["web"].snapshot.is_some() => Ok(false),
+        (Some(PodState::Stopped), _) if view.lost => Ok(true),
+        other => Err(format!("web is {other:?}")),
+    };
+    all(Scenario {
+        name: "restore in place",
+        ports: 24_260,
+        setup: |core, _| async move { with_a_past(&core).await }.boxed(),
+        act: |core, _| async move { put_back(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                if core.inspect_pod("web")?.state == "failed" {
+                    woken(&core).await?;
+                    assert_eq!(run(&core, "web", "get").await?, "2");
+                }
+                put_back(&core).await
+            }
+            .boxed()
+        },
+        done: back,
         makes_snapshots: false,
     });
 }

@@ -11,13 +11,30 @@ use crate::check::View;
 use crate::fake::{Fault, Status};
 use crate::world::{Daemon, Outcome, World};
 
+/// Steps back. One that fails is logged, and made good at the next start.
+const UNDO: [&str; 13] = [
+    "list images",
+    "delete",
+    "end the shim",
+    "connect to the shim",
+    "remove the cgroup",
+    "detach the network",
+    "unmount the root",
+    "remove a pod",
+    "remove snapshots",
+    "remove packs",
+    "list objects",
+    "set the forwards",
+    "save a pod",
+];
+
 /// A request, what comes before it, and how it is seen whether it was done.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// First of 20 host ports that no other test uses.
     pub(crate) ports: u16,
     /// What was done before.
-    pub(crate) setup: fn(Arc<Core>) -> BoxFuture<'static, Result<()>>,
+    pub(crate) setup: fn(Arc<Core>, Places) -> BoxFuture<'static, Result<()>>,
     /// The request.
     pub(crate) act: fn(Arc<Core>, Places) -> BoxFuture<'static, Result<()>>,
     /// The same request once more, by somebody who does not know whether the first was done.
@@ -32,6 +49,8 @@ pub(crate) struct Scenario {
 #[derive(Clone)]
 pub(crate) struct Places {
     pub(crate) other_image: String,
+    /// Raw checkpoint images.
+    pub(crate) cache: std::path::PathBuf,
 }
 
 /// What befalls the host while torpord is dead.
@@ -82,7 +101,7 @@ impl Sweep {
         let daemon = base.start(Fault::None).unwrap().unwrap();
         let image = base.image_dir().display().to_string();
         daemon.block_on(daemon.core().import_directory("base", None, &image, &Default::default())).unwrap();
-        daemon.block_on((scenario.setup)(daemon.core())).unwrap();
+        daemon.block_on((scenario.setup)(daemon.core(), Self::places(&base))).unwrap();
         let shown = daemon.block_on(daemon.core().list_snapshots()).unwrap();
         let slept: Vec<_> =
             base.records().iter().filter_map(|r| r.snapshot.as_ref().map(ToString::to_string)).collect();
@@ -92,7 +111,7 @@ impl Sweep {
     }
 
     fn places(world: &World) -> Places {
-        Places { other_image: world.other_image() }
+        Places { other_image: world.other_image(), cache: world.state().join("cache") }
     }
 
     fn act(&self, daemon: &Daemon, world: &World, fault: Fault) -> Outcome {
@@ -127,6 +146,9 @@ impl Sweep {
             if let Err(e) = daemon.block_on(daemon.core().delete_pod(&pod.id, true)) {
                 view.wrong.push(format!("remove {}: {}", pod.name, e.report()));
             }
+        }
+        if let Some(gone) = self.own.iter().find(|id| !world.has_snapshot(id)) {
+            view.wrong.push(format!("snapshot {gone}, which somebody asked for, went with the pods"));
         }
         if !world.kernel.look().is_bare() {
             view.wrong.push(format!("without pods there is still {:?}", world.kernel.look()));
@@ -208,6 +230,15 @@ impl Sweep {
             let Some(at) = at else { break };
             let trial = format!("{name}, {kind} {k} ({at}): {outcome:?}");
             self.tally.count(kind);
+            if !UNDO.contains(&at.as_str()) && !matches!(fault(k), Fault::Twice(_)) {
+                let mut view = self.view(&world, &daemon);
+                match (self.scenario.done)(&view, &world) {
+                    Ok(false) if outcome.is_done() => view.wrong.push("it was acknowledged, and is not done".into()),
+                    Ok(_) => {}
+                    Err(half) => view.wrong.push(format!("neither done nor undone: {half}")),
+                }
+                self.tally.fail(&format!("{trial}, at once"), &view.wrong);
+            }
             drop(daemon);
             match world.start(Fault::None) {
                 Ok(Some(daemon)) => self.judge(&trial, &world, &daemon, outcome.is_done(), false),

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::ObjectStoreExt;
 use tokio_util::sync::CancellationToken;
+use torpor::api::types::StopPod;
 use torpor::config::{self, Config, ConfigFile};
 use torpor::daemon::core::{Core, Host, Parts};
 use torpor::daemon::db::Db;
@@ -151,6 +153,12 @@ impl World {
         config::complete(file).unwrap()
     }
 
+    /// Whether the bucket has that snapshot.
+    pub(crate) fn has_snapshot(&self, id: &str) -> bool {
+        let key = format!("v1/snapshots/{id}/manifest");
+        futures::executor::block_on(self.kernel.bucket.head(&key.into())).is_ok()
+    }
+
     /// The records as the database has them.
     pub(crate) fn records(&self) -> Vec<PodRecord> {
         let db = rusqlite::Connection::open(self.state().join("torpor.db")).unwrap();
@@ -219,6 +227,14 @@ impl World {
         };
         let core = Core::load(parts).await?;
         core.recover().await?;
+        core.drop_discarded().await;
+        // Stops that were cut off go on in the background.
+        for pod in core.list_pods().iter().filter(|p| p.state == "stopping") {
+            while core.inspect_pod(&pod.id)?.state == "stopping" {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            core.stop_pod(&pod.id, StopPod::default()).await?; // its turn comes after theirs
+        }
         Ok((core, digest))
     }
 }

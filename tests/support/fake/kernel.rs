@@ -24,6 +24,8 @@ pub enum Status {
 /// What a sandbox has in its memory, and a checkpoint in its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
+    /// Key of the root on which it was made.
+    pub root: String,
     /// The command, once it was launched.
     pub command: Option<Vec<String>>,
     /// Its name.

@@ -111,7 +111,11 @@ impl Runtime for FakeRuntime {
                     return Err(failed("restore", &plan.id, "its link has no address"));
                 }
                 let sandbox = in_state(s, "restore", &plan.id, &[Status::Created])?;
-                sandbox.memory = read(images)?;
+                let memory = read(images)?;
+                if memory.root != sandbox.memory.root {
+                    return Err(failed("restore", &plan.id, "its root is another"));
+                }
+                sandbox.memory = memory;
                 sandbox.status = Status::Running;
                 sandbox.memory.quiet = false;
                 Ok(())

@@ -155,7 +155,13 @@ impl FakeShim {
         }
         let pid = state.pid();
         std::fs::write(self.dir.join("sandbox"), pid.to_string()).unwrap();
-        let made = Sandbox { pid, status: Status::Created, netns: netns.into(), root, memory: Memory::default() };
+        let made = Sandbox {
+            pid,
+            status: Status::Created,
+            netns: netns.into(),
+            root,
+            memory: Memory { root: key, ..Memory::default() },
+        };
         state.sandboxes.insert(id.to_string_lossy().into_owned(), made);
         Ok(())
     }
