@@ -102,10 +102,8 @@ impl Core {
             return Ok(committed);
         }
         teardown::sandbox(self, &record.runtime_id()).await;
-        if committed.private_layers.len() < record.private_layers.len()
-            && let Err(e) = self.collect_layers().await
-        {
-            tracing::warn!(pod = %record.id, error = %e.report(), "remove layers that were made one");
+        if committed.private_layers != record.private_layers {
+            self.release_root(&record).await; // its next sandbox has another
         }
         Ok(committed)
     }

@@ -102,18 +102,14 @@ impl Core {
         crate::host::layers::digest_of(self.all_layers(record).iter().map(Digest::as_str)).hex()[..32].to_owned()
     }
 
-    /// Unmounts the root of a pod that is gone if no other pod has the same.
+    /// Unmounts a root that a pod had if no pod has the same, and removes layers that nothing uses.
     pub(super) async fn release_root(&self, record: &PodRecord) {
         let key = self.image_key(record);
-        if self.records().iter().any(|r| r.id != record.id && self.image_key(r) == key) {
-            return;
-        }
-        if let Err(e) = self.host.rootfs.remove(&key).await {
+        let used = self.records().iter().any(|r| self.image_key(r) == key);
+        if !used && let Err(e) = self.host.rootfs.remove(&key).await {
             tracing::warn!(%key, error = %e.report(), "unmount a root that no pod uses");
         }
-        if !record.private_layers.is_empty()
-            && let Err(e) = self.collect_layers().await
-        {
+        if let Err(e) = self.collect_layers().await {
             tracing::warn!(error = %e.report(), "remove layers that nothing uses");
         }
     }

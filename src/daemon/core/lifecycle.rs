@@ -229,7 +229,13 @@ impl Core {
     }
 
     /// The signal, the grace period, the kill.
-    async fn end_command(&self, pod: &Pod, record: &PodRecord, signal: Option<i32>, grace: Duration) -> ExitRecord {
+    pub(super) async fn end_command(
+        &self,
+        pod: &Pod,
+        record: &PodRecord,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> ExitRecord {
         let Ok(shim) = pod.shim() else { return ExitRecord::unknown() };
         let signal = signal.unwrap_or_else(|| super::admit::stop_signal(&record.image_config));
         if let Err(e) = shim.signal(signal).await {

@@ -4,12 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pod::Pod;
 use super::{Core, teardown};
 use crate::host::files;
 use crate::host::shim::ExitRecord;
 use crate::model::{Code, ExitReason, PodState, Result, RuntimeId};
+
+/// How long a command may take to end whose stop was cut off; what was asked for is not known any more.
+const GRACE: Duration = Duration::from_secs(10);
 
 impl Core {
     /// Brings host and database to agree. Pods that can't be recovered are logged and left; the others go on.
@@ -58,8 +62,17 @@ impl Core {
                 .map(drop)
             }
             PodState::Stopping => {
-                let exit = if rebooted { ExitRecord::unknown() } else { self.last_word(&turn).await };
-                self.record_exit(&turn, &exit, PodState::Stopped, Some(ExitReason::Stopped)).await.map(drop)
+                let exit = if rebooted { Some(ExitRecord::unknown()) } else { self.last_word(&turn).await };
+                if let Some(exit) = exit {
+                    return self
+                        .record_exit(&turn, &exit, PodState::Stopped, Some(ExitReason::Stopped))
+                        .await
+                        .map(drop);
+                }
+                // Its command may take its time to end: others don't wait for it.
+                let (core, pod) = (Arc::clone(self), Arc::clone(pod));
+                tokio::spawn(async move { core.stop_on(&pod).await });
+                Ok(())
             }
             PodState::Waking => {
                 self.take_down(&turn).await;
@@ -148,23 +161,34 @@ impl Core {
         Ok(())
     }
 
-    /// What the shim of a pod that was being stopped knows of its end.
-    async fn last_word(&self, turn: &super::pod::Turn<'_>) -> ExitRecord {
-        let record = turn.record();
+    /// What the shim of a pod that was being stopped knows of its end; none: its command goes on.
+    async fn last_word(&self, turn: &super::pod::Turn<'_>) -> Option<ExitRecord> {
+        let plan = self.shim_plan(&turn.record());
         let known = async {
-            let shim = self.host.shims.connect(&self.shim_plan(&record)).await?;
-            let Some(shim) = shim else { return Ok(None) };
+            let shim = match self.host.shims.connect(&plan).await? {
+                Some(shim) => shim,
+                None => self.host.shims.spawn(&plan).await?,
+            };
             let status = shim.status().await?;
             turn.pod().set_shim(Some(shim));
             Ok::<_, crate::model::Error>(status.exit)
         };
-        match known.await {
-            Ok(Some(exit)) => exit,
-            Ok(None) => ExitRecord { signal: Some(libc::SIGKILL), ..ExitRecord::unknown() },
-            Err(e) => {
-                tracing::warn!(pod = %record.id, error = %e.report(), "ask the shim how the pod ended");
-                ExitRecord::unknown()
-            }
+        known.await.unwrap_or_else(|e| {
+            tracing::warn!(pod = %turn.record().id, error = %e.report(), "ask the shim how the pod ended");
+            Some(ExitRecord::unknown())
+        })
+    }
+
+    /// Goes on with a stop that a crash cut off: the command gets its time to end, and its root is saved.
+    async fn stop_on(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let turn = pod.turn().await;
+        let record = turn.record();
+        if record.state != PodState::Stopping {
+            return;
+        }
+        let exit = self.end_command(pod, &record, None, GRACE).await;
+        if let Err(e) = self.record_exit(&turn, &exit, PodState::Stopped, Some(ExitReason::Stopped)).await {
+            tracing::error!(pod = %record.id, error = %e.report(), "stop a pod");
         }
     }
 

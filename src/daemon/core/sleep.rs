@@ -15,9 +15,12 @@ use super::{Core, teardown};
 use crate::host::engine::EngineRef;
 use crate::host::files;
 use crate::host::progress::Progress;
-use crate::host::runtime::CreatePlan;
+use crate::host::runtime::{CreatePlan, RuntimeState};
 use crate::host::store::SnapshotUpload;
 use crate::model::{Code, Digest, Error, FileImage, LayerInfo, Manifest, PodRecord, PodState, Result, SnapshotId};
+
+/// How often it is tried to let a pod go on.
+const RESUMES: u32 = 3;
 
 impl Core {
     /// Puts a running pod to sleep.
@@ -115,6 +118,9 @@ impl Core {
             self.build_as(&turn, manifest).await?;
         }
         drop(new);
+        if manifest.is_some() {
+            self.release_root(&record).await;
+        }
         let mut from = From::Checkpoint { files, copy: false };
         let mut woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         if let Err(e) = &woken
@@ -248,15 +254,21 @@ impl Core {
 
     /// The pod goes on where it was paused. Tried whatever went wrong before.
     pub(super) async fn go_on(&self, turn: &Turn<'_>, engine: &EngineRef, plan: &CreatePlan) {
-        if let Err(e) = self.host.runtime.resume(engine, plan).await {
-            tracing::debug!(sandbox = %plan.id, error = %e.report(), "resume");
+        for attempt in 1..=RESUMES {
+            let Err(e) = self.host.runtime.resume(engine, plan).await else { break };
+            match self.host.runtime.state(engine, &plan.id).await {
+                // It was not paused yet, or is not any more.
+                Ok(state) if !state.as_ref().is_some_and(RuntimeState::paused) => break,
+                _ => tracing::warn!(sandbox = %plan.id, attempt, error = %e.report(), "resume"),
+            }
         }
-        let resumed = match turn.pod().shim() {
-            Ok(shim) => shim.resume().await,
-            Err(e) => Err(e),
-        };
-        if let Err(e) = resumed {
-            tracing::warn!(sandbox = %plan.id, error = %e.report(), "let the pod go on");
+        for attempt in 1..=RESUMES {
+            let resumed = match turn.pod().shim() {
+                Ok(shim) => shim.resume().await,
+                Err(e) => Err(e),
+            };
+            let Err(e) = resumed else { break };
+            tracing::warn!(sandbox = %plan.id, attempt, error = %e.report(), "let the pod go on");
         }
     }
 

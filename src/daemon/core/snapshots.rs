@@ -118,6 +118,7 @@ impl Core {
         self.take_down(&turn).await;
         self.build_as(&turn, &manifest).await?;
         drop(new);
+        self.release_root(&record).await;
         let mut from = From::Checkpoint { files, copy: false };
         let mut restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
         if restored.is_err() {
