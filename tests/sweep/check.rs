@@ -156,7 +156,8 @@ impl View {
                 self.wrong.push(format!("pod {} sleeps in nothing: {:?}", record.spec.name, record.snapshot));
             }
         }
-        for record in pods.iter().filter(|r| r.pending.is_some()) {
+        // A failed pod's is what was being restored.
+        for record in pods.iter().filter(|r| r.pending.is_some() && r.state != PodState::Failed) {
             self.wrong.push(format!("pod {} still has a snapshot on its way", record.spec.name));
         }
         let snapshots = self.snapshots.clone();

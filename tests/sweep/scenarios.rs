@@ -450,7 +450,7 @@ fn restore_in_place() {
         (Some(PodState::Running), Some(2)) => Ok(true),
         (Some(PodState::Running), Some(3)) => Ok(false),
         // Between the two sandboxes only the snapshot is left: it says so, and is woken from it.
-        (Some(PodState::Failed), _) if view.pods["web"].snapshot.is_some() => Ok(false),
+        (Some(PodState::Failed), _) if view.pods["web"].pending.is_some() => Ok(false),
         (Some(PodState::Stopped), _) if view.lost => Ok(true),
         other => Err(format!("web is {other:?}")),
     };

@@ -227,7 +227,7 @@ impl World {
         };
         let core = Core::load(parts).await?;
         core.recover().await?;
-        core.drop_discarded().await;
+        Arc::clone(&core).drop_orphaned_images().await;
         // Stops that were cut off go on in the background.
         for pod in core.list_pods().iter().filter(|p| p.state == "stopping") {
             while core.inspect_pod(&pod.id)?.state == "stopping" {
