@@ -151,7 +151,11 @@ fn join_one_by_one(lower: &[PathBuf], place: &Path) -> Result<Option<()>> {
             Err(e) => return Err(e).attempt(Code::Internal, || format!("add {}", layer.display())),
         }
     }
-    fsconfig_create(&context).attempt(Code::Internal, what)?;
+    // Before 6.5 overlayfs is told its options only now: any text was taken until here.
+    match fsconfig_create(&context) {
+        Err(Errno::INVAL) => return Ok(None),
+        other => other.attempt(Code::Internal, what)?,
+    }
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).attempt(Code::Internal, what)?;
     move_mount(&mount, "", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
