@@ -1,10 +1,11 @@
 //! Isolation: every row of `matrix.md` is tried with real pods; and again while somebody flushes the host's firewall.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs, reason = "tests")]
 
-#[allow(dead_code, reason = "shared by test binaries that each use a part of it")]
 #[path = "../e2e/daemon.rs"]
 mod daemon;
 mod frames;
+#[path = "../support/host.rs"]
+mod host;
 mod probes;
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,16 +18,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use host::sh;
 use probes::{How, Probe};
 use table::{Expected, Row, rows};
-use world::{From, World, sh};
+use world::{From, World};
 
 /// Runs on a host of its own, on this thread and those that it starts.
 fn on_a_new_host(test: impl AsyncFnOnce(World)) {
     if !daemon::ready() {
         return;
     }
-    world::new_host();
+    host::new_host();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async { test(World::new().await).await });
 }

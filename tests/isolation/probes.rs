@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::frames::{BROADCAST, Mac, advertisement, arp, ethernet, hex, ipv4, ipv6, source_route, tagged, udp, v4};
-use crate::world::{From, HOST_PORT, LOOPBACK_PORT, PORT, World, sh};
+use crate::host::sh;
+use crate::world::{From, HOST_PORT, LOOPBACK_PORT, PORT, World};
 use torpor::plan::network::mac;
 
 const IP: u16 = 0x0800;

@@ -1,21 +1,15 @@
-//! A host of the test's own, in a network namespace, with an outside: there a real flush of the whole firewall harms nobody.
-//!
-//! ```text
-//! outside (198.51.100.2, 2001:db8::2, 203.0.113.80, 169.254.169.254, ...) -- lan0 (198.51.100.1, 2001:db8::1) host
-//! host: two torpords: `pod` and `other` of the one, `stranger` of the other
-//! ```
-//!
-//! Everything is gone when the last process in the namespaces has ended.
+//! Two torpords on a host of the test's own: `pod` and `other` are pods of the one, `stranger` is one of the other. Servers
+//! on the host and outside, and what came in at each of them.
 
-use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use torpor::api::types::{CreatePod, ExecPod, Pod, PortPair, PortSpec, VolumeSpec};
 
 use crate::daemon::{Daemon, script};
+use crate::host::{Outside, Server, serve, sh};
 use crate::support;
 
 /// Port of all servers.
@@ -25,18 +19,6 @@ pub const HOST_PORT: u16 = 7002;
 /// UDP and TCP on the host's 127.0.0.1 alone.
 pub const LOOPBACK_PORT: u16 = 7001;
 
-/// Ends with its owner.
-pub struct Server {
-    child: Child,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 pub struct World {
     // The order is that of the end.
     pub a: Daemon,
@@ -45,25 +27,10 @@ pub struct World {
     pub other: Pod,
     pub stranger: Pod,
     pub probe: PathBuf,
-    /// Pid of a process that holds the outside.
-    outside: u32,
+    outside: Outside,
     pub abstract_name: String,
     servers: Vec<Server>,
     _listener: std::os::unix::net::UnixListener,
-}
-
-pub fn sh(script: &str) -> String {
-    let out = Command::new("sh").args(["-ec", script]).stdin(Stdio::null()).output().unwrap();
-    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-fn serve(command: &mut Command, args: &[&str]) -> Server {
-    let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "serving\n");
-    Server { child }
 }
 
 async fn pod(d: &Daemon, name: &str, probe: &Path) -> Pod {
@@ -79,69 +46,27 @@ async fn pod(d: &Daemon, name: &str, probe: &Path) -> Pod {
     d.client.create_pod(&asked).await.unwrap_or_else(|e| panic!("{name}: {e}\n{}", d.log()))
 }
 
-/// Puts the calling thread, and all that it starts from now on, on a host of its own.
-pub fn new_host() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    sh("ip link set lo up
-        sysctl -qw net.ipv4.ping_group_range='0 2147483647' net.ipv6.conf.all.forwarding=1 net.ipv4.ip_forward=1");
-}
-
 impl World {
     /// On the calling thread's host.
     pub async fn new() -> Self {
         let probe = support::program("tests/isolation/probe.rs");
-        // Holds the namespace for as long as its input is open.
-        let mut holder = Command::new("unshare");
-        let holder = holder.args(["--net", "sh", "-c", "echo serving; exec cat"]).stdin(Stdio::piped());
-        let outside = serve(holder, &[]);
-        let pid = outside.child.id();
-        sh(&format!(
-            "ip link add lan0 type veth peer name eth0 netns {pid}
-             ip addr add 198.51.100.1/24 brd + dev lan0
-             ip addr add 2001:db8::1/64 dev lan0 nodad
-             ip link set lan0 up
-             nsenter --net=/proc/{pid}/ns/net sh -e <<'END'
-             sysctl -qw net.ipv4.ping_group_range='0 2147483647'
-             ip link set lo up
-             ip addr add 198.51.100.2/24 dev eth0
-             ip addr add 2001:db8::2/64 dev eth0 nodad
-             ip link set eth0 up
-             for a in 203.0.113.80 192.0.2.53 169.254.169.254 169.254.7.7; do ip addr add $a/32 dev lo; done
-             ip addr add 2001:db8:ffff::80/128 dev lo
-             # What torpor's pods have is looked for on the host.
-             ip route add 10.0.0.0/8 via 198.51.100.1
-             # Answers to pods go only to where the host has put its own address.
-             ip rule add from 203.0.113.80 to 10.0.0.0/8 unreachable
-END
-             ip route add default via 198.51.100.2
-             ip route add 169.254.0.0/16 via 198.51.100.2
-             ip route add default via 2001:db8::2"
-        ));
+        let outside = Outside::new();
+        let pid = outside.pid();
         let abstract_name = format!("torpor-test-{pid}");
         let name = std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name);
         let listener = std::os::unix::net::UnixListener::bind_addr(&name.unwrap()).unwrap();
         let loopback = [4, 6]
             .map(|v| if v == 4 { format!("127.0.0.1:{LOOPBACK_PORT}") } else { format!("[::1]:{LOOPBACK_PORT}") });
-        let mut servers = vec![outside];
-        servers.push(serve(&mut Command::new(&probe), &["serve", "host", &PORT.to_string(), &HOST_PORT.to_string()]));
+        let mut servers =
+            vec![serve(&mut Command::new(&probe), &["serve", "host", &PORT.to_string(), &HOST_PORT.to_string()])];
         servers.push(serve(&mut Command::new(&probe), &["serve", "loopback", &loopback[0], &loopback[1]]));
         let (a, b) = (Daemon::start(), Daemon::start());
         a.import("test").await;
         b.import("test").await;
         let (first, other, stranger) =
             (pod(&a, "pod", &probe).await, pod(&a, "other", &probe).await, pod(&b, "stranger", &probe).await);
-        let mut world = World {
-            a,
-            b,
-            pod: first,
-            other,
-            stranger,
-            probe,
-            outside: pid,
-            abstract_name,
-            servers,
-            _listener: listener,
-        };
+        let mut world =
+            World { a, b, pod: first, other, stranger, probe, outside, abstract_name, servers, _listener: listener };
         // By address: a datagram's answer must come from where it was sent to. One is at the number of a forward.
         let at = format!(
             "203.0.113.80:{PORT} 203.0.113.80:{} 198.51.100.2:{PORT} 192.0.2.53:53 169.254.169.254:80 169.254.7.7:{PORT} \
@@ -150,16 +75,9 @@ END
         );
         let mut args = vec!["serve", "outside"];
         args.extend(at.split_whitespace());
-        let server = serve(&mut world.outside_command(&[]), &args);
+        let server = serve(&mut world.outside.command(&world.probe), &args);
         world.servers.push(server);
         world
-    }
-
-    /// The probe's program, run outside.
-    fn outside_command(&self, args: &[String]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.outside)).arg(&self.probe).args(args);
-        command
     }
 
     /// Runs the probe's program somewhere: what it says.
@@ -177,7 +95,11 @@ END
                 command.args(&args);
                 command
             }
-            From::Outside => self.outside_command(&args),
+            From::Outside => {
+                let mut command = self.outside.command(&self.probe);
+                command.args(&args);
+                command
+            }
         };
         let out = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
