@@ -162,10 +162,33 @@ pub fn router_change<'a>(
     nat_change(gone.map(|f| router_forward(router, f)), new.map(|f| router_forward(router, f)))
 }
 
+/// How many flows a pod may have to the outside: connections, and pairs of addresses and ports that exchange datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flows {
+    /// Open at once.
+    pub open: u32,
+    /// New ones a second, in the long run. A connection that was closed is kept in mind by the kernel for two minutes.
+    pub per_second: u32,
+}
+
+impl Flows {
+    /// Of one pod, where the kernel keeps `most` in mind for all pods and programs together: an eighth of them in the worst
+    /// case.
+    pub fn of(most: u32) -> Self {
+        Flows { open: (most / 32).clamp(64, 8192), per_second: (most / 1280).clamp(10, 200) }
+    }
+}
+
 /// What the router lets through, and its half of the forwards. The whole tables of its namespace, each replaced in one step.
 ///
 /// `own`: the host's addresses, which pods must not reach. `resolvers`: name servers they may ask nevertheless.
-pub fn router(network: &Addressing, own: &[Ipv4Addr], resolvers: &[Ipv4Addr], forwards: &[ForwardTo]) -> String {
+pub fn router(
+    network: &Addressing,
+    own: &[Ipv4Addr],
+    resolvers: &[Ipv4Addr],
+    flows: Flows,
+    forwards: &[ForwardTo],
+) -> String {
     let up = crate::plan::network::ROUTER_UPLINK;
     let (cidr, host, router) = (network.cidr(), network.host_end(), network.router_end());
     let mut text = String::from("*nat\n:PREROUTING ACCEPT [0:0]\n");
@@ -173,7 +196,7 @@ pub fn router(network: &Addressing, own: &[Ipv4Addr], resolvers: &[Ipv4Addr], fo
         let _ = writeln!(text, "-A {}", router_forward(router, forward));
     }
     text.push_str(
-        "COMMIT\n*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:PODS - [0:0]\n\
+        "COMMIT\n*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:PODS - [0:0]\n:OUT - [0:0]\n\
          -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n",
     );
     // Towards pods: what the host itself sends, and what comes by a forward. Nobody else has the host's address: it drops
@@ -181,9 +204,19 @@ pub fn router(network: &Addressing, own: &[Ipv4Addr], resolvers: &[Ipv4Addr], fo
     let _ = writeln!(text, "-A FORWARD -i {up} -s {host} -d {cidr} -j ACCEPT");
     let _ = writeln!(text, "-A FORWARD -i {up} -d {cidr} -m conntrack --ctstate DNAT -j ACCEPT");
     let _ = writeln!(text, "-A FORWARD ! -i {up} -o {up} -j PODS");
+    // What is closed is dropped before it is counted. Beyond its limits a pod gets no new flows, and what it has goes on: every
+    // flow of a pod is one of the host's too, which has no room for more than a few pods that flood it. The rate comes
+    // first: the kernel looks through all that is open to count it.
+    let Flows { open, per_second } = flows;
+    let limits = format!(
+        "-A OUT -m hashlimit --hashlimit-above {per_second}/sec --hashlimit-burst {} --hashlimit-mode srcip \
+         --hashlimit-name pods -j DROP\n\
+         -A OUT -m connlimit --connlimit-above {open} --connlimit-mask 32 --connlimit-saddr -j DROP",
+        open / 2
+    );
     for r in resolvers {
         for protocol in ["udp", "tcp"] {
-            let _ = writeln!(text, "-A PODS -d {r} -p {protocol} --dport 53 -j ACCEPT");
+            let _ = writeln!(text, "-A PODS -d {r} -p {protocol} --dport 53 -j OUT");
         }
     }
     let closed = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"];
@@ -193,7 +226,7 @@ pub fn router(network: &Addressing, own: &[Ipv4Addr], resolvers: &[Ipv4Addr], fo
     for address in own {
         let _ = writeln!(text, "-A PODS -d {address} -j DROP");
     }
-    text.push_str("-A PODS -j ACCEPT\nCOMMIT\n");
+    let _ = writeln!(text, "-A PODS -j OUT\n{limits}\n-A OUT -j ACCEPT\nCOMMIT");
     text
 }
 
@@ -221,8 +254,15 @@ mod tests {
         );
         insta::assert_snapshot!(
             "router",
-            router(&network, &["192.0.2.1".parse().unwrap()], &["169.254.169.254".parse().unwrap()], &[forward])
+            router(
+                &network,
+                &["192.0.2.1".parse().unwrap()],
+                &["169.254.169.254".parse().unwrap()],
+                Flows::of(262_144),
+                &[forward]
+            )
         );
+        assert_eq!(Flows::of(65_536), Flows { open: 2048, per_second: 51 });
         let jumps: Vec<String> = chains.jumps().iter().map(|(t, c, r)| format!("{t} {c} {}", r.join(" "))).collect();
         insta::assert_snapshot!("jumps", jumps.join("\n"));
     }

@@ -127,7 +127,11 @@ impl RealNetwork {
 
     async fn set_router_rules(&self, own: &[Ipv4Addr], forwards: &BTreeSet<ForwardTo>) -> Result<()> {
         let all: Vec<ForwardTo> = forwards.iter().copied().collect();
-        let text = firewall::router(&self.config.addressing, own, &self.config.resolvers, &all);
+        // Where the kernel does not say it tracks nothing yet: the default of a small host.
+        let most = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+        let most = most.ok().and_then(|t| t.trim().parse().ok()).unwrap_or(65_536);
+        let flows = firewall::Flows::of(most);
+        let text = firewall::router(&self.config.addressing, own, &self.config.resolvers, flows, &all);
         iptables::restore_in(&self.netns("router"), &text).await
     }
 
