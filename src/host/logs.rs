@@ -10,14 +10,14 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::Stream;
 use jiff::Timestamp;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::channel;
 use crate::channel::record::{LONGEST_RECORD, Record, number, records};
@@ -26,6 +26,19 @@ use crate::model::{Attempt, Code, Result};
 /// Bytes of records that make a batch.
 const BATCH: usize = 256 * 1024;
 const _: () = assert!(BATCH > LONGEST_RECORD);
+
+/// Readers that work at once, on half of the processors. All others wait; what else torpord does, and the pods, never do.
+static AT_WORK: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(1))));
+
+/// Runs what a reader has to do for a batch beside the threads that serve everybody.
+///
+/// # Errors
+/// It panicked.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let _turn = AT_WORK.acquire().await; // never closed
+    tokio::task::spawn_blocking(work).await.attempt(Code::Internal, || "read the log".into())
+}
 
 /// One line of a pod's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,10 +243,14 @@ pub fn read(
     });
     Ok(futures::stream::unfold(Some((cursor, inotify, ended, false)), move |state| async move {
         let (mut cursor, inotify, mut ended, mut over) = state?;
-        // Reading never waits while there is something to read: others get their turn between batches.
-        tokio::task::yield_now().await;
         loop {
-            match cursor.read() {
+            let read = aside(move || (cursor.read(), cursor)).await;
+            let lines;
+            (lines, cursor) = match read {
+                Ok(done) => done,
+                Err(e) => return Some((Err(e), None)),
+            };
+            match lines {
                 Err(e) => return Some((Err(e).attempt(Code::Internal, || "read the log".into()), None)),
                 Ok(lines) if !lines.is_empty() => {
                     let more = inotify.is_some() || cursor.last < newest;

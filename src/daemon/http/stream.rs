@@ -111,34 +111,42 @@ where
     (status, [(header::CONTENT_TYPE, NDJSON)], body).into_response()
 }
 
+fn write(lines: Vec<logs::LogLine>, plain: bool) -> Bytes {
+    let mut bytes = Vec::new();
+    for l in lines {
+        if plain {
+            bytes.extend_from_slice(l.line.as_bytes());
+            if !l.partial {
+                bytes.push(b'\n');
+            }
+        } else {
+            let shown = LogLine {
+                timestamp: l.timestamp.to_string(),
+                stream: match l.stream {
+                    crate::channel::Stream::Stdout => "stdout".into(),
+                    crate::channel::Stream::Stderr => "stderr".into(),
+                },
+                line: l.line,
+                partial: l.partial,
+            };
+            bytes.extend_from_slice(&line(&shown));
+        }
+    }
+    Bytes::from(bytes)
+}
+
 /// Answers with log lines: objects, or plain text to a client that asked for it.
 pub(super) fn log(
     headers: &HeaderMap,
     lines: impl Stream<Item = Result<Vec<logs::LogLine>>> + Send + 'static,
 ) -> Response {
     let plain = wants(headers, "text/plain");
-    let body = lines.map(move |lines| {
-        let mut bytes = Vec::new();
-        for l in lines.map_err(|e| std::io::Error::other(e.report()))? {
-            if plain {
-                bytes.extend_from_slice(l.line.as_bytes());
-                if !l.partial {
-                    bytes.push(b'\n');
-                }
-            } else {
-                let shown = LogLine {
-                    timestamp: l.timestamp.to_string(),
-                    stream: match l.stream {
-                        crate::channel::Stream::Stdout => "stdout".into(),
-                        crate::channel::Stream::Stderr => "stderr".into(),
-                    },
-                    line: l.line,
-                    partial: l.partial,
-                };
-                bytes.extend_from_slice(&line(&shown));
-            }
-        }
-        Ok::<_, std::io::Error>(Bytes::from(bytes))
+    let body = lines.then(move |lines| async move {
+        let written = match lines {
+            Ok(lines) => logs::aside(move || write(lines, plain)).await,
+            Err(e) => Err(e),
+        };
+        written.map_err(|e| std::io::Error::other(e.report()))
     });
     let media = if plain { "text/plain; charset=utf-8" } else { NDJSON };
     ([(header::CONTENT_TYPE, media)], Body::from_stream(body)).into_response()
