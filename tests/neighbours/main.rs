@@ -117,14 +117,13 @@ async fn finish(name: &str, scene: &Scene, quiet: &Figures, loud: &Figures) {
     let begun = Instant::now();
     scene.d.client.remove("offender", true).await.unwrap_or_else(|e| panic!("{name}: {e}\n{}", scene.d.log()));
     let removed = begun.elapsed();
-    let limit = (quiet.p99 * 3).max(Duration::from_millis(50));
-    assert!(loud.p99 <= limit, "{name}: the victim answered in {loud}; quiet in {quiet}");
-    assert_eq!(loud.failed, 0, "{name}: {loud}");
+    // Quiet again. What else the machine does must not count: the louder of the two is what is compared with.
+    let after = scene.measure(QUIET).await;
+    let limit = (quiet.p99.max(after.p99) * 3).max(Duration::from_millis(50));
+    assert!(loud.p99 <= limit, "{name}: the victim answered in {loud}; quiet in {quiet}, then {after}");
+    assert_eq!((loud.failed, after.failed), (0, 0), "{name}: {loud}, then {after}");
     assert!(loud.api_slowest <= Duration::from_secs(1), "{name}: {loud}");
     assert!(removed < Duration::from_secs(10), "{name}: removing the offender took {removed:?}");
-    // Once more, now that it is gone.
-    let after = scene.measure(Duration::from_secs(1)).await;
-    assert_eq!(after.failed, 0, "{name}: {after}");
 }
 
 #[test]
