@@ -1,5 +1,5 @@
 //! Isolation: every row of `matrix.md` is tried with real pods; and again while somebody flushes the host's firewall.
-#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, dead_code, unreachable_pub, missing_docs, reason = "tests")]
 
 #[path = "../e2e/daemon.rs"]
 mod daemon;

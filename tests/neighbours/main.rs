@@ -2,7 +2,7 @@
 //!
 //! Each test has a host of its own with a victim, which is asked again and again, and an offender of one processor. First it
 //! is quiet; then the offender begins. Nothing else may run meanwhile: `.config/nextest.toml` sees to it.
-#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, dead_code, unreachable_pub, missing_docs, reason = "tests")]
 
 #[path = "../e2e/daemon.rs"]
 mod daemon;
