@@ -160,6 +160,30 @@ impl RealNetwork {
     }
 }
 
+impl RealNetwork {
+    /// The link from the router to the host, with addresses and routes at both ends. What is there already stays.
+    async fn connect(&self, router: &Links) -> Result<()> {
+        let a = self.config.addressing;
+        let (host_end, router_end) = (a.host_end(), a.router_end());
+        if self.host.index(&self.uplink).await?.is_none() {
+            let far = netns::open(&self.netns("router"))?;
+            let macs = (network::mac(host_end), network::mac(router_end));
+            self.host.add_veth(&self.uplink, macs.0, network::ROUTER_UPLINK, macs.1, &far).await?;
+        }
+        netns::close_ipv6(&self.uplink);
+        let inner = router.require(network::ROUTER_UPLINK).await?;
+        router.add_address(inner, router_end, 31).await?;
+        router.add_neighbour(inner, host_end, network::mac(host_end)).await?;
+        router.set_up(network::ROUTER_UPLINK).await?;
+        let outer = self.host.require(&self.uplink).await?;
+        self.host.add_address(outer, host_end, 31).await?;
+        self.host.add_neighbour(outer, router_end, network::mac(router_end)).await?;
+        self.host.set_up(&self.uplink).await?;
+        router.add_route(None, host_end, inner).await?;
+        self.host.add_route(Some(a.cidr()), router_end, outer).await
+    }
+}
+
 #[async_trait]
 impl Network for RealNetwork {
     async fn ensure_router(&self) -> Result<()> {
@@ -167,28 +191,11 @@ impl Network for RealNetwork {
         let path = self.netns("router");
         let made = netns::ensure(&path, include_str!("../../../netconf/router.sysctl")).await?;
         *self.router.lock().unwrap_or_else(PoisonError::into_inner) = Some(made.clone());
-        let a = self.config.addressing;
-        let (host_end, router_end) = (a.host_end(), a.router_end());
         made.set_up("lo").await?;
-        if self.host.index(&self.uplink).await?.is_none() {
-            let far = netns::open(&path)?;
-            let macs = (network::mac(host_end), network::mac(router_end));
-            self.host.add_veth(&self.uplink, macs.0, network::ROUTER_UPLINK, macs.1, &far).await?;
-        }
-        netns::close_ipv6(&self.uplink);
         let mut own = self.own_addresses().await?;
         // Closed before it is connected.
         self.set_router_rules(&own, &self.state.lock().await.forwards).await?;
-        let inner = made.require(network::ROUTER_UPLINK).await?;
-        made.add_address(inner, router_end, 31).await?;
-        made.add_neighbour(inner, host_end, network::mac(host_end)).await?;
-        made.set_up(network::ROUTER_UPLINK).await?;
-        let outer = self.host.require(&self.uplink).await?;
-        self.host.add_address(outer, host_end, 31).await?;
-        self.host.add_neighbour(outer, router_end, network::mac(router_end)).await?;
-        self.host.set_up(&self.uplink).await?;
-        made.add_route(None, host_end, inner).await?;
-        self.host.add_route(Some(a.cidr()), router_end, outer).await?;
+        self.connect(&made).await?;
         let mut state = self.state.lock().await;
         self.set_host_rules(&state.forwards).await?;
         iptables::ensure_jumps(&self.chains).await?;
@@ -204,6 +211,10 @@ impl Network for RealNetwork {
             return Ok(false);
         }
         let mut healed = false;
+        if !self.host.is_up(&self.uplink).await? {
+            self.connect(&self.router()?).await?;
+            healed = true;
+        }
         let own = self.own_addresses().await?;
         if own != state.own {
             self.set_router_rules(&own, &state.forwards).await?;
