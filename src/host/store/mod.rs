@@ -16,6 +16,7 @@
 
 mod backend;
 mod fetch;
+mod staged;
 mod upload;
 
 use std::path::Path;
@@ -436,6 +437,12 @@ impl Store {
                 _ => {}
             }
         }
+        if let Some(root) = staged::directory(&self.shown) {
+            // Its upload has ended, one way or the other.
+            for part in ["packs", "snapshots"] {
+                staged::remove(root.join("v1").join(part).join(id.as_str()), Duration::ZERO).await?;
+            }
+        }
         Ok(())
     }
 
@@ -464,6 +471,9 @@ impl Store {
         for meta in all.iter().filter(|m| !used.contains(m.location.as_ref()) && old(m)) {
             self.bounded("remove a pack", SMALL, self.objects.delete(&meta.location)).await?;
             removed += 1;
+        }
+        if let Some(root) = staged::directory(&self.shown) {
+            removed += staged::remove(root.join("v1"), grace).await?;
         }
         Ok(removed)
     }
