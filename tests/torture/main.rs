@@ -11,16 +11,17 @@
     reason = "tests"
 )]
 
-#[allow(dead_code, reason = "made for other tests too")]
 #[path = "../e2e/daemon.rs"]
 mod daemon;
 mod dice;
 mod engine;
 mod faults;
+mod flush;
 mod kill;
 mod lifecycle;
 mod lines;
 mod load;
+mod many;
 mod rest;
 #[path = "../support/mod.rs"]
 mod support;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use tally::Tally;
 
 /// A row's name and its number of trials.
-const ROWS: [(&str, u64); 4] = [("R1", 1500), ("R2", 250), ("R8", 98), ("R8hang", 8)];
+const ROWS: [(&str, u64); 6] = [("R1", 1500), ("R2", 250), ("R8", 98), ("R8hang", 8), ("R11", 6), ("R12", 15)];
 
 struct Arguments {
     json: bool,
@@ -107,6 +108,8 @@ async fn run(row: &str, tally: &Arc<Tally>, trials: u64, seed: u64) {
         "R1" => lifecycle::lives(tally, trials, seed).await,
         "R8" => faults::runtime(tally, trials).await,
         "R8hang" => faults::hangs(tally).await,
+        "R11" => many::pods(tally, trials).await,
+        "R12" => flush::firewall(tally, trials).await,
         "R2" => kill::torpord(tally, trials, seed).await,
         _ => tally.fail("no such row"),
     }

@@ -53,7 +53,9 @@ pub fn of_snapshots(d: &Daemon, snapshots: &[String]) -> Vec<String> {
     for dir in ["state/cache", "state/store/v1/snapshots", "state/store/v1/packs"] {
         let dir = d.dir.join(dir);
         let is_id = |n: &String| n.len() == 32 && n.bytes().all(|b| b.is_ascii_hexdigit());
-        let ids = names(&dir).into_iter().filter(is_id).filter(|n| !snapshots.contains(n));
+        // An empty directory is no object: a kill may fall between the removal of the two.
+        let holds_some = |n: &String| !names(&dir.join(n)).is_empty();
+        let ids = names(&dir).into_iter().filter(is_id).filter(|n| !snapshots.contains(n)).filter(holds_some);
         found.extend(ids.map(|n| dir.join(n).display().to_string()));
     }
     found
