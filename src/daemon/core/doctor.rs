@@ -112,15 +112,39 @@ impl Core {
 
 fn kernel() -> Finding {
     let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let overlay = std::fs::read_to_string("/proc/filesystems").is_ok_and(|t| t.contains("overlay"));
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    // A module is loaded by the first mount.
+    let modules = std::fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).unwrap_or_default();
     finding(
         "kernel",
-        if overlay { Ok(release) } else { Err((format!("{release} has no overlayfs"), "modprobe overlay".into())) },
+        if has_overlay(&known, &modules) {
+            Ok(release)
+        } else {
+            Err((format!("{release} has no overlayfs"), "modprobe overlay".into()))
+        },
     )
+}
+
+/// Whether there is overlayfs, by the text of /proc/filesystems and that of modules.dep.
+fn has_overlay(known: &str, modules: &str) -> bool {
+    known.split_whitespace().any(|w| w == "overlay")
+        || modules.lines().filter_map(|l| l.split(':').next()).any(|m| m.contains("/overlay.ko"))
 }
 
 fn forwarding() -> Finding {
     let on = files::read(Path::new("/proc/sys/net/ipv4/ip_forward")).is_ok_and(|t| t.trim() == "1");
     let result = if on { Ok("on".into()) } else { Err(("off".into(), "sysctl -w net.ipv4.ip_forward=1".into())) };
     finding("ip_forward", result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlayfs_may_be_a_module_that_nobody_has_needed_yet() {
+        assert!(has_overlay("nodev\toverlay\n", ""));
+        assert!(has_overlay("\text4\n", "kernel/fs/overlayfs/overlay.ko: kernel/x.ko\n"));
+        assert!(!has_overlay("\text4\n", "kernel/y.ko: kernel/fs/overlayfs/overlay.ko\n"));
+    }
 }
