@@ -35,6 +35,10 @@ fn main() -> ExitCode {
             }
             // The last to be taken when memory is short: without it the pod can't be talked to.
             let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+            // In its own service's cgroup systemd would take it for what a daemon that ended badly has left.
+            if let Some(dir) = &arguments.cgroup {
+                let _ = std::fs::write(dir.join("cgroup.procs"), "0");
+            }
             let mut pipe = Some(std::fs::File::from(write));
             let mut told = pipe.take();
             let result = torpor::pod::shim::run(arguments, || {

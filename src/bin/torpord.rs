@@ -83,6 +83,10 @@ fn main() -> ExitCode {
     if check {
         return ExitCode::SUCCESS;
     }
+    let prepared = match torpor::daemon::run::prepare(config) {
+        Ok(p) => p,
+        Err(e) => return failed(&e),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(r) => r,
         Err(e) => {
@@ -90,7 +94,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(torpor::daemon::run::run(config)) {
+    match runtime.block_on(torpor::daemon::run::run(prepared)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => failed(&e),
     }

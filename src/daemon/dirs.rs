@@ -28,6 +28,10 @@ impl Dirs {
     pub fn run(&self) -> &Path {
         &self.run
     }
+    /// Programs of its own: must be executable by others.
+    pub fn bin(&self) -> PathBuf {
+        self.state.join("bin")
+    }
     /// runsc's `--root`.
     pub fn runtime_root(&self) -> PathBuf {
         self.run.join("r")

@@ -26,29 +26,49 @@ use crate::host::{capabilities, files};
 use crate::model::{Attempt, Code, Error, InstanceTag, Result};
 use crate::plan::network::Addressing;
 
-/// Runs until SIGTERM or SIGINT. Pods go on.
+/// What is done while this process has one thread: capabilities are each thread's own.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Config,
+    tag: InstanceTag,
+    cgroups: RealCgroups,
+    _lock: files::Lock,
+}
+
+/// Takes the state directory and gives up what a torpord that runs has no use for. To be called before there are threads.
 ///
 /// # Errors
-/// It can't start; nothing is half started then.
-pub async fn run(config: Config) -> Result<()> {
+/// Not root, another torpord has the state directory, or there are no cgroups to limit pods by.
+pub fn prepare(config: Config) -> Result<Prepared> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::new(Code::Unsupported, "torpord makes namespaces and mounts: it must be started by root")
             .hint("use sudo, or the systemd unit"));
     }
-    capabilities::drop_unneeded()?;
     files::create_dir_all(&config.state_dir, 0o700)?;
     let mode = std::fs::Permissions::from_mode(0o711); // engines below are executed by other users; the rest is closed
     std::fs::set_permissions(&config.state_dir, mode)
         .attempt(Code::Internal, || "set the mode of the state directory".into())?;
-    let _lock = files::lock(&config.state_dir.join("lock"))?;
+    let lock = files::lock(&config.state_dir.join("lock"))?;
     let tag = instance_tag(&config.state_dir)?;
-    let listener = http::listen(&config.socket)?;
+    // With all capabilities: on cgroup v2 the kernel asks for CAP_SYS_NICE where running tasks come under cpuset.
+    let cgroups = RealCgroups::open(&tag, std::env::var("TORPOR_CGROUP").ok().as_deref())?;
+    capabilities::drop_unneeded()?;
+    Ok(Prepared { config, tag, cgroups, _lock: lock })
+}
+
+/// Runs until SIGTERM or SIGINT. Pods go on.
+///
+/// # Errors
+/// It can't start; nothing is half started then.
+pub async fn run(prepared: Prepared) -> Result<()> {
+    let Prepared { config, tag, cgroups, _lock } = prepared;
+    let (listener, made) = http::listen(&config.socket)?;
     let shutdown = CancellationToken::new();
-    let started = start(config.clone(), tag, shutdown.clone()).await;
-    let (core, network, runtime, cgroups) = match started {
+    let started = start(config.clone(), tag, cgroups.clone(), shutdown.clone()).await;
+    let (core, network, runtime) = match started {
         Ok(all) => all,
         Err(e) => {
-            let _ = files::remove_tree_now(&config.socket);
+            remove_socket(made.as_deref());
             return Err(e);
         }
     };
@@ -64,7 +84,7 @@ pub async fn run(config: Config) -> Result<()> {
     shutdown.cancel();
     watch.abort();
     served.await.attempt(Code::Internal, || "end the API".into())?;
-    let _ = files::remove_tree_now(&config.socket);
+    remove_socket(made.as_deref());
     // Without pods nothing needs what they shared: a host on which torpor is stopped is as it was.
     if core.is_empty() {
         core.leave_nothing(&network, &runtime, &cgroups).await;
@@ -72,16 +92,22 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-type Started = (Arc<Core>, Arc<RealNetwork>, RunscRuntime, RealCgroups);
+fn remove_socket(made: Option<&Path>) {
+    if let Some(path) = made {
+        let _ = files::remove_tree_now(path);
+    }
+}
 
-async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) -> Result<Started> {
+type Started = (Arc<Core>, Arc<RealNetwork>, RunscRuntime);
+
+async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown: CancellationToken) -> Result<Started> {
     let dirs = Dirs::new(&config.state_dir, &tag);
     files::create_dir_all(Path::new("/run/torpor"), 0o755)?; // the default socket lies in it
     for dir in [dirs.run().to_owned(), dirs.sandboxes(), dirs.pods(), dirs.volumes(), dirs.tmp()] {
         files::create_dir_all(&dir, 0o700)?;
     }
     let own = std::env::current_exe().attempt(Code::Internal, || "find torpord's own program".into())?;
-    let own = private_copy(&own, dirs.run())?;
+    let own = private_copy(&own, &dirs.bin())?;
     files::create_private(&config.state_dir.join("torpor.db"))?; // it holds pods' environments
     let db = Db::open(&config.state_dir.join("torpor.db"))?;
     let limits =
@@ -120,14 +146,13 @@ async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) ->
         resolvers: resolvers.clone(),
     })?);
     let runtime = RunscRuntime::new(dirs.runtime_root(), own)?;
-    let cgroups = RealCgroups::open(&tag)?;
     let store = Store::open(&StoreConfig { url: config.store.clone(), allow_http: config.store_allow_http })?;
     let boot_id = files::read(Path::new("/proc/sys/kernel/random/boot_id"))?.trim().to_owned();
     let host = Host {
         runtime: Arc::new(runtime.clone()),
         cgroups: Arc::new(cgroups.clone()),
         network: Arc::clone(&network) as Arc<dyn Network>,
-        shims: Arc::new(RealShims::new(companion("torpor-shim")?)),
+        shims: Arc::new(RealShims::new(companion("torpor-shim")?, cgroups.for_shims()?)),
         rootfs: Arc::new(Rootfs::open(dirs.run(), layers.clone())?),
         layers,
         engines,
@@ -137,7 +162,7 @@ async fn start(config: Config, tag: InstanceTag, shutdown: CancellationToken) ->
     };
     let core = Core::load(Parts { config, tag, dirs, boot_id, db, host, init, engine, resolvers, shutdown }).await?;
     core.recover().await?;
-    Ok((core, network, runtime, cgroups))
+    Ok((core, network, runtime))
 }
 
 /// The instance's tag, made once.
@@ -152,10 +177,12 @@ fn instance_tag(state: &Path) -> Result<InstanceTag> {
 }
 
 /// torpord runs itself again to unpack and to help old engines: from a copy, so that an upgrade in between changes nothing.
-fn private_copy(own: &Path, run: &Path) -> Result<PathBuf> {
-    let copy = run.join("torpord");
+/// It lies on the disk: from /run, which is in memory, distributions let nothing be executed.
+fn private_copy(own: &Path, dir: &Path) -> Result<PathBuf> {
+    let copy = dir.join("torpord");
     let what = || format!("copy {}", own.display());
-    let new = run.join("torpord.new");
+    files::create_dir_all(dir, 0o711)?;
+    let new = dir.join("torpord.new");
     std::fs::copy(own, &new).attempt(Code::Internal, what)?;
     files::make_executable(&new)?;
     std::fs::rename(&new, &copy).attempt(Code::Internal, what)?;

@@ -2,6 +2,11 @@
 //!
 //! A sandbox's cgroup is `torpor-<tag>/<pod>-<n>` in each hierarchy. runsc is given the path; what it makes in hierarchies
 //! that we don't limit is ours to remove too.
+//!
+//! On v2 that lies at the top, or in the slice that TORPOR_CGROUP names (the unit says `torpor.slice`), never below
+//! torpord's own cgroup: a service whose cgroup hands controllers on can't be started again while pods live in it, and a
+//! shell from which torpord is started shares its cgroup with others. systemd leaves what it does not know in a slice
+//! alone, and can't take away controllers that are handed on further down.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -46,8 +51,17 @@ pub trait Cgroups: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct RealCgroups {
     layout: Layout,
-    parent: String,
+    /// Where sandboxes are made, below each mount point.
+    parent: PathBuf,
+    /// Where a torpord that was started otherwise has made them.
+    elsewhere: Vec<PathBuf>,
 }
+
+/// The cgroup of all shims, beside those of sandboxes.
+const SHIMS: &str = "shims";
+
+/// The slice of torpor's unit.
+const SLICE: &str = "torpor.slice";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Layout {
@@ -86,31 +100,48 @@ fn layout(mountinfo: &str) -> Option<Layout> {
 }
 
 impl RealCgroups {
-    /// Those of an instance.
+    /// Those of an instance; on v2 below `slice`, if one is given.
     ///
     /// # Errors
-    /// The host has no cgroups that can limit processor time, memory and tasks.
-    pub fn open(tag: &InstanceTag) -> Result<Self> {
+    /// The host has no cgroups that can limit processor time, memory and tasks, or they can't be handed on.
+    pub fn open(tag: &InstanceTag, slice: Option<&str>) -> Result<Self> {
         let text = files::read(Path::new("/proc/self/mountinfo"))?;
         let layout = layout(&text).ok_or_else(|| {
             Error::new(Code::Unsupported, "this host has no cgroup controllers for cpu, memory and pids")
                 .hint("boot it with cgroup v2 (systemd.unified_cgroup_hierarchy=1)")
         })?;
-        let mut parent = format!("torpor-{tag}");
-        if let Layout::V2(mount) = &layout {
-            let own = own_v2_path()?;
-            enter_supervisor(mount, &own)?;
-            parent = format!("{own}/{parent}").trim_start_matches('/').to_owned();
-        }
-        let cgroups = RealCgroups { layout, parent };
+        let (parent, elsewhere) = match &layout {
+            Layout::V1(_) => (PathBuf::from(format!("torpor-{tag}")), Vec::new()),
+            Layout::V2(_) => places(tag, slice)?,
+        };
+        let cgroups = RealCgroups { layout, parent, elsewhere };
         if let Layout::V2(mount) = &cgroups.layout {
-            let top = mount.join(&cgroups.parent);
-            files::create_dir_all(&top, 0o755)?;
-            for dir in [top.parent().unwrap_or(mount), &top] {
-                write(&dir.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
-            }
+            cgroups.hand_on(mount)?;
         }
         Ok(cgroups)
+    }
+
+    /// Makes the v2 cgroup of all sandboxes, and gives it and those above it the controllers to hand on.
+    fn hand_on(&self, mount: &Path) -> Result<()> {
+        let mut dir = mount.to_owned();
+        files::create_dir_all(&dir.join(&self.parent), 0o755)?;
+        let below: Vec<_> = self.parent.components().map(Some).chain([None]).collect();
+        for name in below {
+            let control = dir.join("cgroup.subtree_control");
+            write(&control, "+cpu +memory +pids").map_err(|e| {
+                e.hint("inside a container, move its processes out of the top cgroup first, into one below it")
+            })?;
+            // runsc asks for all there are, and has less right to than we have now.
+            for other in files::read(&dir.join("cgroup.controllers"))?.split_whitespace() {
+                if let Err(e) = write(&control, &format!("+{other}")) {
+                    tracing::debug!(error = %e.report(), "hand a controller on");
+                }
+            }
+            if let Some(name) = name {
+                dir.push(name);
+            }
+        }
+        Ok(())
     }
 
     /// Which version the host has, for people.
@@ -121,24 +152,45 @@ impl RealCgroups {
         }
     }
 
+    /// All that may be a sandbox's.
     fn dirs(&self, id: &str) -> Vec<PathBuf> {
-        let name = Path::new(&self.parent).join(id);
         match &self.layout {
             Layout::V1(all) => {
-                let mut dirs: Vec<PathBuf> = all.iter().map(|(_, m)| m.join(&name)).collect();
+                let mut dirs: Vec<PathBuf> = all.iter().map(|(_, m)| m.join(&self.parent).join(id)).collect();
                 dirs.dedup();
                 dirs
             }
-            Layout::V2(mount) => vec![mount.join(name)],
+            Layout::V2(mount) => {
+                std::iter::once(&self.parent).chain(&self.elsewhere).map(|p| mount.join(p).join(id)).collect()
+            }
         }
     }
 
     fn dir(&self, controller: &str, id: &str) -> PathBuf {
-        let mount = match &self.layout {
-            Layout::V1(all) => all.iter().find(|(c, _)| c == controller).map(|(_, m)| m.clone()).unwrap_or_default(),
-            Layout::V2(mount) => mount.clone(),
-        };
-        mount.join(&self.parent).join(id)
+        match &self.layout {
+            Layout::V1(all) => {
+                let mount = all.iter().find(|(c, _)| c == controller).map(|(_, m)| m.clone()).unwrap_or_default();
+                mount.join(&self.parent).join(id)
+            }
+            Layout::V2(mount) => {
+                let here = mount.join(&self.parent).join(id);
+                if here.exists() {
+                    return here;
+                }
+                self.elsewhere.iter().map(|p| mount.join(p).join(id)).find(|d| d.exists()).unwrap_or(here)
+            }
+        }
+    }
+
+    /// On v2: makes the cgroup of the shims, which has no limits.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn for_shims(&self) -> Result<Option<PathBuf>> {
+        let Layout::V2(mount) = &self.layout else { return Ok(None) };
+        let dir = mount.join(&self.parent).join(SHIMS);
+        files::create_dir_all(&dir, 0o755)?;
+        Ok(Some(dir))
     }
 
     /// Removes the instance's own cgroup once no sandbox is in it.
@@ -146,7 +198,7 @@ impl RealCgroups {
     /// # Errors
     /// It is still used.
     pub fn remove_parent(&self) -> Result<()> {
-        for dir in self.dirs("") {
+        for dir in self.dirs(SHIMS).into_iter().chain(self.dirs("")) {
             match std::fs::remove_dir(&dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::internal(format!("remove cgroup {}", dir.display())).because(e));
@@ -158,23 +210,17 @@ impl RealCgroups {
     }
 }
 
-/// The v2 cgroup that this process was given.
-fn own_v2_path() -> Result<String> {
-    let text = files::read(Path::new("/proc/self/cgroup"))?;
-    let own = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim().to_owned();
-    let own = own.strip_suffix("/supervisor").map(str::to_owned).unwrap_or(own);
-    Ok(if own == "/" { String::new() } else { own })
-}
-
-/// A v2 cgroup with children may hold no process of its own: ours moves into one beside them. systemd 252 has no
-/// `DelegateSubgroup=`.
-fn enter_supervisor(mount: &Path, own: &str) -> Result<()> {
-    if own.is_empty() {
-        return Ok(());
+/// On v2: where an instance's sandboxes are made, and where else they may be.
+fn places(tag: &InstanceTag, slice: Option<&str>) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let name = format!("torpor-{tag}");
+    let slice = slice.map(|s| s.trim_matches('/')).filter(|s| !s.is_empty());
+    if slice.is_some_and(|s| s.split('/').any(|c| matches!(c, "" | "." | ".."))) {
+        return Err(Error::invalid(format!("TORPOR_CGROUP is {slice:?}, which is no path of a cgroup")));
     }
-    let dir = mount.join(own.trim_start_matches('/')).join("supervisor");
-    files::create_dir_all(&dir, 0o755)?;
-    write(&dir.join("cgroup.procs"), &std::process::id().to_string())
+    let parent = slice.map(PathBuf::from).unwrap_or_default().join(&name);
+    let mut elsewhere = vec![PathBuf::from(&name), Path::new(SLICE).join(&name)];
+    elsewhere.retain(|p| *p != parent);
+    Ok((parent, elsewhere))
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
@@ -210,7 +256,11 @@ impl Cgroups for RealCgroups {
                 }
             }
             Layout::V2(mount) => {
-                let dir = mount.join(&self.parent).join(id);
+                let top = mount.join(&self.parent);
+                if !top.exists() {
+                    self.hand_on(mount)?; // systemd removes empty cgroups of a slice that it stops
+                }
+                let dir = top.join(id);
                 files::create_dir_all(&dir, 0o755)?;
                 for (file, value) in limits.v2() {
                     if file == "memory.swap.max" && !dir.join(file).exists() {
@@ -275,7 +325,7 @@ impl Cgroups for RealCgroups {
     }
 
     fn path_for_spec(&self, id: &str) -> String {
-        format!("/{}/{id}", self.parent)
+        format!("/{}/{id}", self.parent.display())
     }
 }
 
@@ -323,5 +373,17 @@ mod tests {
         let v2 = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(layout(v2), Some(Layout::V2("/sys/fs/cgroup".into())));
         assert_eq!(layout(""), None);
+    }
+
+    #[test]
+    fn sandboxes_live_in_the_slice_and_are_found_where_they_were_made() {
+        let tag: InstanceTag = "01abcd".parse().unwrap();
+        let (here, elsewhere) = places(&tag, Some("/torpor.slice/")).unwrap();
+        assert_eq!(here, Path::new("torpor.slice/torpor-01abcd"));
+        assert_eq!(elsewhere, [Path::new("torpor-01abcd")]);
+        let (here, elsewhere) = places(&tag, None).unwrap();
+        assert_eq!(here, Path::new("torpor-01abcd"));
+        assert_eq!(elsewhere, [Path::new("torpor.slice/torpor-01abcd")]);
+        assert!(places(&tag, Some("../x")).is_err());
     }
 }

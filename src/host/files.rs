@@ -182,6 +182,7 @@ pub fn tree_bytes(path: &Path) -> Result<u64> {
 }
 
 /// A lock that one process holds; given back when dropped or when the process ends.
+#[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
 /// Takes the lock file `path`.

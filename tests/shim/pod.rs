@@ -56,7 +56,7 @@ impl Pod {
         for d in [&plan.dir, &plan.log_dir, &plan.dir.join("root")] {
             std::fs::create_dir(d).unwrap();
         }
-        let shims = RealShims::new(binary("torpor-shim"));
+        let shims = RealShims::new(binary("torpor-shim"), None);
         let shim = shims.spawn(&plan).await.unwrap();
         Pod { plan, shim, shims, dir }
     }

@@ -1,22 +1,23 @@
 //! The API's socket: handed over by systemd, or made.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
 use crate::host::files;
 use crate::model::{Attempt, Code, Error, Result};
 
-/// The listening socket: the one that was handed over, else a new one at `path` for root and the group `torpor`.
+/// The listening socket: the one that was handed over, else a new one at `path` for root and the group `torpor`. With it
+/// the path that is ours to remove at the end: one that was handed over stays, so that the next call starts torpord again.
 ///
 /// # Errors
 /// Another torpord answers there, or it can't be made.
-pub fn listen(path: &Path) -> Result<UnixListener> {
+pub fn listen(path: &Path) -> Result<(UnixListener, Option<PathBuf>)> {
     let what = || format!("listen on {}", path.display());
     if let Some(given) = listenfd::ListenFd::from_env().take_unix_listener(0).attempt(Code::Internal, what)? {
         given.set_nonblocking(true).attempt(Code::Internal, what)?;
-        return UnixListener::from_std(given).attempt(Code::Internal, what);
+        return UnixListener::from_std(given).attempt(Code::Internal, what).map(|l| (l, None));
     }
     if let Some(dir) = path.parent() {
         files::create_dir_all(dir, 0o755)?;
@@ -35,5 +36,5 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     }
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o660)).attempt(Code::Internal, what)?;
     std::fs::rename(&new, path).attempt(Code::Internal, what)?;
-    Ok(listener)
+    Ok((listener, Some(path.to_owned())))
 }

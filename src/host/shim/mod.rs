@@ -87,18 +87,20 @@ pub trait Shim: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct RealShims {
     program: PathBuf,
+    cgroup: Option<PathBuf>,
 }
 
 impl RealShims {
-    /// Shims of that program.
-    pub fn new(program: PathBuf) -> Self {
-        RealShims { program }
+    /// Shims of that program, in a v2 cgroup of their own if one is given.
+    pub fn new(program: PathBuf, cgroup: Option<PathBuf>) -> Self {
+        RealShims { program, cgroup }
     }
 }
 
 #[async_trait]
 impl Shims for RealShims {
     async fn spawn(&self, plan: &ShimPlan) -> Result<Arc<dyn Shim>> {
+        let cgroup = self.cgroup.iter().flat_map(|dir| ["--cgroup".into(), dir.clone().into_os_string()]);
         let command = EngineCommand::new(
             &self.program,
             [
@@ -110,7 +112,9 @@ impl Shims for RealShims {
                 plan.log_max_bytes.to_string().into(),
                 "--log-files".into(),
                 plan.log_files.to_string().into(),
-            ],
+            ]
+            .into_iter()
+            .chain(cgroup),
         );
         let started = command::run(&command, &[]).await;
         // Whoever started it: the shim that answers is the one that serves this sandbox.

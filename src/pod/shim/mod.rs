@@ -56,15 +56,17 @@ pub struct Arguments {
     pub log_max_bytes: u64,
     /// Log files kept.
     pub log_files: u32,
+    /// The cgroup to move to (v2): torpord's own is its service's.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Arguments {
-    /// Reads `--dir D --log-dir D --log-max-bytes N --log-files K`.
+    /// Reads `--dir D --log-dir D --log-max-bytes N --log-files K [--cgroup D]`.
     ///
     /// # Errors
     /// Something is missing or unknown.
     pub fn parse(args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut dir, mut log_dir, mut max, mut files) = (None, None, None, None);
+        let (mut dir, mut log_dir, mut max, mut files, mut cgroup) = (None, None, None, None, None);
         let mut args = args;
         while let Some(flag) = args.next() {
             let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -73,6 +75,7 @@ impl Arguments {
                 "--log-dir" => log_dir = Some(PathBuf::from(value)),
                 "--log-max-bytes" => max = value.parse().ok(),
                 "--log-files" => files = value.parse().ok(),
+                "--cgroup" => cgroup = Some(PathBuf::from(value)),
                 _ => return Err(format!("{flag} is not known")),
             }
         }
@@ -82,6 +85,7 @@ impl Arguments {
             log_dir: log_dir.ok_or_else(missing)?,
             log_max_bytes: max.ok_or_else(missing)?,
             log_files: files.ok_or_else(missing)?,
+            cgroup,
         })
     }
 }
