@@ -26,3 +26,11 @@ fi
 
 # version_at_least A B: whether A is B or newer.
 version_at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }
+
+# install_packages NAME...: by apt, quietly.
+install_packages() {
+    say "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}

@@ -1,0 +1,81 @@
+# Sourced by scripts/test-vm: the units. Checks are run in the order in which they stand here.
+
+install_torpor() {
+    inside 'scripts/install --from bin --runsc runsc --enable'
+    inside 'torpor image import box box.tar >/dev/null'
+}
+
+check_units_are_clean() {
+    inside '
+    cd /usr/local/lib/systemd/system
+    said=$(systemd-analyze verify --man=no torpord.service torpord.socket torpor.slice 2>&1)
+    [ -z "$said" ] || fail "$said"
+    echo "# $(systemd-analyze security --no-pager torpord.service | tail -n 1 | sed "s/[^ -~]//g")"
+    '
+}
+
+check_first_call_starts_the_daemon() {
+    inside '
+    systemctl stop torpord.service
+    is "$(systemctl is-active torpord.service || true)" inactive "the service after a stop"
+    is "$(systemctl is-active torpord.socket)" active "the socket after a stop of the service"
+    is "$(stat -c "%U:%G %a" /run/torpor/torpor.sock)" "root:torpor 660" "the socket"
+    torpor version >/dev/null
+    is "$(systemctl is-active torpord.service)" active "the service after a call"
+    '
+}
+
+check_readiness_is_real() {
+    inside '
+    # Recovery is over when systemd says that the service has started: a database that is locked holds both up.
+    systemctl stop torpord.service
+    systemctl show -p Type,NotifyAccess torpord.service | grep -qx Type=notify
+    mv /usr/local/lib/torpor/torpor-init /usr/local/lib/torpor/away
+    if timeout 60 systemctl start torpord.service 2>/dev/null; then fail "it says that it is ready, and is not"; fi
+    mv /usr/local/lib/torpor/away /usr/local/lib/torpor/torpor-init
+    systemctl start torpord.service
+    curl -fsS --max-time 5 --unix-socket /run/torpor/torpor.sock http://torpor/health | jq -e ".status == \"ok\"" >/dev/null
+    '
+}
+
+check_doctor_finds_nothing() {
+    inside '
+    torpor --json doctor >/tmp/doctor || true
+    bad=$(jq -r ".findings[] | select(.status == \"fail\") | .check + \": \" + .detail" /tmp/doctor)
+    [ -z "$bad" ] || fail "$bad"
+    '
+}
+
+# living COMMAND: a pod's sandbox stays, and its memory, whatever is done to the daemon.
+living() {
+    inside "
+    web live
+    visit live >/dev/null
+    before=\$(sandbox live) pid=\$(main_pid) at=\$(port live)
+    $1
+    within 30 torpor version >/dev/null
+    is \"\$(sandbox live)\" \"\$before\" 'the pid of the sandbox'
+    kill -0 \"\$before\" || fail 'the sandbox is gone'
+    is \"\$(pod live .state)\" running 'the state'
+    is \"\$(visit live)\" 2 'the counter'
+    is \"\$(torpor exec live echo hello)\" hello exec
+    [ \"\$(main_pid)\" != \"\$pid\" ] || fail 'it is the same torpord as before'
+    journalctl -b -u torpord.service -o cat >/tmp/journal
+    if grep left-over /tmp/journal >&2; then fail 'systemd found processes that were left over'; fi
+    gone live
+    "
+}
+check_restart_leaves_pods() { living 'systemctl restart torpord.service'; }
+check_kill_9_leaves_pods() { living 'kill -9 $pid; within 20 sh -c "systemctl show -p MainPID --value torpord | grep -qvx -e 0 -e $pid"'; }
+check_stop_leaves_pods() {
+    living 'systemctl stop torpord.service
+    is "$(systemctl is-active torpord.service || true)" inactive "the service"
+    kill -0 $before || fail "the sandbox did not outlive the stop"
+    is "$(curl -fsS --max-time 20 http://10.0.2.15:$at/x)" /x "the pod by the host'"'"'s address while torpord is stopped"'
+}
+check_reload_of_systemd_leaves_limits() {
+    living 'max=$(cat "$(cgroup live)/cpu.max")
+    systemctl daemon-reload; systemctl daemon-reexec; systemctl restart torpord.service; systemctl daemon-reload
+    is "$(cat "$(cgroup live)/cpu.max")" "$max" cpu.max'
+}
+check_install_again_leaves_pods() { living 'scripts/install --from bin --enable; [ -x /usr/local/bin/runsc ]'; }
