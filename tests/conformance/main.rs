@@ -128,7 +128,7 @@ async fn control_groups() {
         return;
     }
     let tag = InstanceTag::random().unwrap();
-    let real = RealCgroups::open(&tag).unwrap();
+    let real = RealCgroups::open(&tag, None).unwrap();
     cgroups(&real).await;
     real.remove_parent().unwrap();
     assert_eq!(support::traces(tag.as_str()), Vec::<String>::new());
@@ -138,5 +138,5 @@ async fn control_groups() {
 async fn shims_without_a_sandbox() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     shims(&FakeShims { life: life() }, one.path()).await;
-    shims(&RealShims::new(env!("CARGO_BIN_EXE_torpor-shim").into()), other.path()).await;
+    shims(&RealShims::new(env!("CARGO_BIN_EXE_torpor-shim").into(), None), other.path()).await;
 }
