@@ -151,10 +151,19 @@ impl Core {
             self.go_on(turn, &engine, &plan).await;
             turn.commit(&self.db, |r| r.state = PodState::Running).await?;
             self.drop_pending(turn).await?;
-        } else if let Ok(shim) = turn.pod().shim()
-            && let Err(e) = shim.resume().await
-        {
-            tracing::warn!(pod = %record.id, error = %e.report(), "let the pod go on");
+        } else {
+            // A resume may have failed before torpord ended. Where the engine can't say, going on does no harm.
+            let (engine, plan) = self.engine_and_plan(&record)?;
+            match self.host.runtime.state(&engine, &plan.id).await {
+                Ok(Some(state)) if !state.paused() => {
+                    if let Ok(shim) = turn.pod().shim()
+                        && let Err(e) = shim.resume().await
+                    {
+                        tracing::warn!(pod = %record.id, error = %e.report(), "let the pod go on");
+                    }
+                }
+                _ => self.go_on(turn, &engine, &plan).await,
+            }
         }
         tracing::info!(pod = %record.id, name = %record.spec.name, pid = ?status.sandbox_pid, "adopted");
         self.watch_exit(pod);
