@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+#[allow(dead_code, reason = "made for other tests too")]
 #[path = "../e2e/daemon.rs"]
 mod daemon;
 mod dice;
