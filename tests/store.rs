@@ -318,6 +318,7 @@ async fn a_store_that_misbehaves_is_survived() {
         let short = matches!(fault, s3::Fault::Reset(_));
         assert!(short || read.is_err_and(|e| e.code() == Code::StoreUnavailable), "{fault:?}");
         assert!(begun.elapsed() < Duration::from_secs(60), "{fault:?} took {:?}", begun.elapsed());
+        support::tried(1);
         proxy.set(s3::Fault::None);
         assert_eq!(s.list().await.unwrap().len(), 1, "{fault:?} left a visible half");
     }
@@ -353,6 +354,7 @@ async fn a_store_that_says_nothing_or_crawls_is_given_up() {
             assert_eq!(e.code(), Code::StoreUnavailable, "{fault:?}: {}", e.report());
         }
         assert!(begun.elapsed() < Duration::from_secs(100), "{fault:?} took {:?}", begun.elapsed());
+        support::tried(1);
         std::fs::remove_dir_all(&other).unwrap();
     }
 }
@@ -371,6 +373,7 @@ async fn answers_that_are_lost_or_wrong_are_never_believed() {
     for at in [0, 1000, 70_000, 1_000_000] {
         for fault in [s3::Fault::FlipAnswer(at), s3::Fault::CutAnswer(at + 400)] {
             proxy.set(fault);
+            support::tried(1);
             let out = work.path().join(format!("{fault:?}"));
             match s.fetch_snapshot(&good, &out, &Progress::default()).await {
                 Ok(()) => {

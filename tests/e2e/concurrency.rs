@@ -11,6 +11,7 @@ use torpor::api::client::ClientError;
 use torpor::api::types::{ExecPod, StopPod, WakePod};
 
 use crate::daemon::{Daemon, code, counter, ready};
+use crate::support;
 
 const CLIENTS: u64 = 4;
 const CALLS: u64 = 30;
@@ -286,6 +287,7 @@ async fn what_four_clients_are_told_fits_one_order() {
     while let Some(done) = clients.join_next().await {
         done.unwrap();
     }
+    support::tried(usize::try_from(CLIENTS * CALLS).unwrap());
     let history = std::mem::take(&mut *history.lock().unwrap());
     for (pod, mut calls) in history {
         calls.sort_by_key(|c| c.began);

@@ -92,6 +92,7 @@ async fn a_full_disk_is_told_and_survived() {
         d.exec("web", "dd if=/dev/zero of=/big bs=64k count=800; rm -f /big; true").await;
         assert_eq!(get(port, "/"), (before + 1).to_string(), "{left}: {}", d.log());
         drop(filler);
+        crate::support::tried(5);
         assert_eq!(d.client.inspect("talk").await.unwrap().state, "running", "{left}");
         if wake.is_ok() {
             d.sleep("asleep").await;

@@ -96,7 +96,9 @@ async fn output_exit_codes_and_following() {
     assert_eq!(follow.next().await.unwrap().unwrap().line, "ready");
     d.client.kill("trap", "USR1").await.unwrap();
     assert_eq!(d.client.wait("trap").await.unwrap().exit_code, 9);
-    d.client.create_pod(&script("deaf", "trap '' TERM; while :; do sleep 0.05; done")).await.unwrap();
+    d.client.create_pod(&script("deaf", "trap '' TERM; echo ready; while :; do sleep 0.05; done")).await.unwrap();
+    let mut follow = Box::pin(d.client.logs("deaf", "follow=true").await.unwrap());
+    assert_eq!(follow.next().await.unwrap().unwrap().line, "ready");
     let stop = torpor::api::types::StopPod { grace_seconds: Some(0), signal: None };
     assert_eq!(d.client.stop("deaf", &stop).await.unwrap().exit_code, Some(137));
 }

@@ -100,6 +100,7 @@ async fn no_secret_is_left_where_it_does_not_belong() {
     let mut exposed = Vec::new();
     search(&d.dir, &[exec_env, stdin, s3::SECRET], &|p| p.ends_with("state/cache"), &mut exposed);
     assert_eq!(exposed, Vec::<String>::new(), "not even in the database");
+    crate::support::tried(words.len());
     d.wake("web").await;
     assert_eq!(d.exec("web", "echo $TOKEN").await.stdout.trim(), env);
 }

@@ -100,6 +100,7 @@ fn every_row_of_the_matrix_is_as_it_says() {
         }
         wrong.extend(by_key.into_keys().map(|k| format!("{k:?}: no probe")));
         assert!(wrong.is_empty(), "{wrong:#?}");
+        support::tried(all.len());
         eprintln!("{} probes in {:?}", all.len(), begun.elapsed());
     });
 }
@@ -152,6 +153,7 @@ fn isolation_holds_while_the_firewall_is_flushed_and_forwards_come_back() {
                 .map(|(key, got)| format!("{key:?}: {got}"))
                 .collect();
             assert!(open.is_empty(), "while somebody runs {flush:?}: {open:#?}");
+            support::tried(closed.len());
             eprintln!("{flush}: {} probes stayed closed, forwards were back after {healed:?}", closed.len());
         }
     });

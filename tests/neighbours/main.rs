@@ -108,6 +108,7 @@ async fn suffer(name: &str, scene: Scene, meanwhile: impl AsyncFnOnce(&Scene)) {
     let quiet = scene.measure(QUIET).await;
     scene.go().await;
     let loud = scene.measure(ATTACK).await;
+    support::tried(1);
     eprintln!("{name}: quiet {quiet}; under attack {loud}");
     meanwhile(&scene).await;
     finish(name, &scene, &quiet, &loud).await;
@@ -272,6 +273,7 @@ fn execs() {
         for task in tasks {
             done += task.await.unwrap();
         }
+        support::tried(1);
         eprintln!("execs: {done} programs; quiet {quiet}; under attack {loud}");
         assert!(done > 100, "{done}");
         finish("execs", &scene, &quiet, &loud).await;
@@ -287,6 +289,7 @@ fn readers_that_stall() {
         scene.go().await;
         let stalled: Vec<Asked> = (0..32).map(|_| Asked::logs(&scene.d.socket, "offender")).collect();
         let loud = scene.measure(ATTACK).await;
+        support::tried(1);
         eprintln!("stalled readers: quiet {quiet}; under attack {loud}");
         let memory = measure::resident(scene.d.pid().unwrap());
         assert!(memory < 256 << 20, "torpord has {memory} bytes of memory");

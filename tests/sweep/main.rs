@@ -7,5 +7,7 @@ mod fake;
 
 mod check;
 mod scenarios;
+#[path = "../support/mod.rs"]
+mod support;
 mod trial;
 mod world;

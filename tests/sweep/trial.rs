@@ -258,6 +258,7 @@ impl Sweep {
     /// Says how much was tried, and fails if something was wrong.
     pub(crate) fn finish(self) {
         let sum: usize = self.tally.trials.values().sum();
+        crate::support::tried(sum);
         println!("{}: {sum} trials {:?}", self.scenario.name, self.tally.trials);
         let failures = &self.tally.failures;
         let all: usize = self.tally.seen.values().sum();
