@@ -68,6 +68,9 @@ fn broken(e: impl std::fmt::Display) -> ClientError {
     ClientError::Broken(e.to_string())
 }
 
+/// How long a connection is tried for while the kernel has no room for one more that waits.
+const CROWDED: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A torpord, by its socket. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -128,6 +131,19 @@ impl Client {
         Ok(Client { socket: path.into() })
     }
 
+    /// A connection. While very many others wait for one, the kernel asks to try again.
+    async fn connect(&self) -> std::io::Result<UnixStream> {
+        let end = tokio::time::Instant::now() + CROWDED;
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -137,7 +153,7 @@ impl Client {
         body: Body,
     ) -> Result<Response<Incoming>> {
         let unreachable = |cause| ClientError::Unreachable { socket: self.socket.display().to_string(), cause };
-        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let stream = self.connect().await.map_err(unreachable)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(async move {
@@ -341,8 +357,20 @@ impl Client {
         name: Option<String>,
         progress: &mut (dyn FnMut(ProgressInfo) + Send),
     ) -> Result<Pod> {
+        self.restore_snapshot_as(id, &RestoreSnapshot { name, ..RestoreSnapshot::default() }, progress).await
+    }
+    /// As [`Client::restore_snapshot`], with all that can be said.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn restore_snapshot_as(
+        &self,
+        id: &str,
+        how: &RestoreSnapshot,
+        progress: &mut (dyn FnMut(ProgressInfo) + Send),
+    ) -> Result<Pod> {
         let path = format!("/v1/snapshots/{}/restore", escape(id, false));
-        self.long(&path, Some("application/json"), Self::json_body(&RestoreSnapshot { name })?, progress).await
+        self.long(&path, Some("application/json"), Self::json_body(how)?, progress).await
     }
     /// `POST /v1/images` with any stream as body.
     ///

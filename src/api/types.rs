@@ -351,6 +351,10 @@ pub struct RestoreSnapshot {
     /// Its name; default: the first pod's with `-copy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Directories of the host that it may have as volumes again. Needed for those that no pod of this daemon with the
+    /// snapshot's pod id has: what lies in the store does not decide what of this host is shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_directories: Vec<String>,
 }
 
 /// An image.

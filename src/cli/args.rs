@@ -236,6 +236,9 @@ pub(super) enum Snapshot {
         /// Its name
         #[arg(long)]
         name: Option<String>,
+        /// A directory of the host that it may have as a volume, as the snapshot's pod had (of another host: it has to be said)
+        #[arg(long = "host-directory", value_name = "DIR")]
+        host_directories: Vec<String>,
         snapshot: String,
     },
     /// Remove snapshots

@@ -6,7 +6,7 @@ use super::args::{Arguments, Command, Image, Snapshot};
 use super::output::{self, Bar, Failure};
 use super::run;
 use crate::api::client::Client;
-use crate::api::types::{self, StopPod, WakePod};
+use crate::api::types::{self, RestoreSnapshot, StopPod, WakePod};
 
 type Done = Result<u8, Failure>;
 
@@ -227,8 +227,9 @@ async fn snapshot(client: &Client, command: Snapshot, json: bool) -> Done {
             output::table(&["SNAPSHOT ID", "POD", "IMAGE", "SIZE", "STORED", "CREATED (UTC)"], &rows);
         }
         Snapshot::Inspect { snapshot } => output::json(&client.inspect_snapshot(&snapshot).await?),
-        Snapshot::Restore { name, snapshot } => {
-            let pod = with_bar(|bar| client.restore_snapshot(&snapshot, name.clone(), bar)).await?;
+        Snapshot::Restore { name, host_directories, snapshot } => {
+            let how = RestoreSnapshot { name, host_directories };
+            let pod = with_bar(|bar| client.restore_snapshot_as(&snapshot, &how, bar)).await?;
             if json { output::json(&pod) } else { println!("{}", pod.id) }
         }
         Snapshot::Rm { snapshots } => {

@@ -111,7 +111,7 @@ pub fn build(plan: &BundlePlan) -> Result<Spec> {
     Ok(spec)
 }
 
-fn absolute(path: &Path) -> Result<()> {
+pub(super) fn absolute(path: &Path) -> Result<()> {
     let clean = path.is_absolute()
         && path.to_str().is_some_and(|s| !s.contains(|c: char| c.is_control()))
         && path.components().all(|c| !matches!(c, std::path::Component::ParentDir | std::path::Component::CurDir));

@@ -1,7 +1,9 @@
 //! Decisions: pure functions from what is known to what should be done. Nothing here touches the operating system.
 
+pub mod admission;
 pub mod bundle;
 pub mod firewall;
 pub mod limits;
+pub mod manifest;
 pub mod network;
 pub mod pack;

@@ -83,7 +83,7 @@ async fn taken(core: &Arc<Core>) -> Result<()> {
 }
 
 async fn copied(core: &Arc<Core>) -> Result<()> {
-    let request = RestoreSnapshot { name: Some("copy".into()) };
+    let request = RestoreSnapshot { name: Some("copy".into()), ..RestoreSnapshot::default() };
     let id = snapshot(core).await?;
     core.restore_snapshot(&id, request, Progress::default()).await.map(drop)
 }

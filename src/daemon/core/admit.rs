@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use super::Core;
 use crate::api::types::{CreatePod, PortSpec, ReadySpec, Size, VolumeSpec};
 use crate::config::{self, DEFAULT_RESOURCES};
+use crate::host::volumes::OpenVolume;
 use crate::model::{
     Code, Error, ImageConfig, PodName, PodSpec, PortRequest, Protocol, Ready, ReadyCheck, Resources, Result,
     VolumeMount,
 };
-use crate::plan::bundle::{self, Volume};
+use crate::plan::admission;
+pub(super) use crate::plan::admission::{command, directory, env, user};
 
 const MIB: u64 = 1 << 20;
-/// Memory below which gVisor itself has no room.
-const LEAST_MEMORY: u64 = 48 * MIB;
-const LEAST_PIDS: u32 = 32;
-const MOST_TEXT: usize = 128 * 1024;
 
 /// A number of bytes as a person writes it.
 pub(super) fn bytes(size: &Size) -> Result<u64> {
@@ -62,95 +60,19 @@ pub(super) fn stop_signal(image: &ImageConfig) -> i32 {
     signal(&image.stop_signal).unwrap_or(libc::SIGTERM)
 }
 
-fn text<'a>(what: &str, value: &'a str) -> Result<&'a str> {
-    if value.contains('\0') {
-        return Err(Error::invalid(format!("{what} contains a NUL byte")));
-    }
-    if value.len() > MOST_TEXT {
-        return Err(Error::invalid(format!("{what} is longer than {MOST_TEXT} bytes")));
-    }
-    Ok(value)
-}
-
-pub(super) fn command(command: &[String]) -> Result<()> {
-    if command.len() > 10_000 {
-        return Err(Error::invalid("the command has too many arguments"));
-    }
-    command.iter().try_for_each(|a| text("the command", a).map(drop))
-}
-
-pub(super) fn env<'a>(env: impl Iterator<Item = (&'a String, &'a String)>) -> Result<()> {
-    for (name, value) in env {
-        if name.is_empty() || name.contains('=') {
-            return Err(Error::invalid("a variable's name is empty or contains ="));
-        }
-        text("a variable's name", name)?;
-        text("a variable's value", value)?;
-    }
-    Ok(())
-}
-
-pub(super) fn directory(path: Option<&String>) -> Result<()> {
-    match path {
-        Some(p) if !p.starts_with('/') => Err(Error::invalid(format!(
-            "working directory {:?} is not absolute",
-            p.chars().take(80).collect::<String>()
-        ))),
-        Some(p) => text("the working directory", p).map(drop),
-        None => Ok(()),
-    }
-}
-
-pub(super) fn user(user: Option<&String>) -> Result<()> {
-    match user {
-        Some(u) if !crate::model::is_user(u) => {
-            Err(Error::invalid(format!("user {:?} is not user[:group]", u.chars().take(80).collect::<String>())))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn hostname(name: &str) -> Result<()> {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    if name.len() <= 64 && name.split('.').all(label) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("{:?} is no host name", name.chars().take(80).collect::<String>()))
-        .hint("letters, digits and -, 64 at most"))
-}
-
 fn ready(spec: &ReadySpec) -> Result<Ready> {
     let checks = [spec.http.is_some(), spec.tcp.is_some(), spec.exec.is_some()].into_iter().filter(|c| *c).count();
     if checks != 1 {
         return Err(Error::invalid("ready needs one of http, tcp and exec"));
     }
-    let port = |p: u16| if p == 0 { Err(Error::invalid("ready: port 0 can't be asked")) } else { Ok(p) };
     let check = if let Some(http) = &spec.http {
-        let path = http.path.clone().unwrap_or_else(|| "/".into());
-        if !path.starts_with('/') || path.contains(|c: char| c.is_control() || c == ' ') || path.len() > 2000 {
-            return Err(Error::invalid("ready: the path must begin with / and have no spaces"));
-        }
-        ReadyCheck::Http { port: port(http.port)?, path }
+        ReadyCheck::Http { port: http.port, path: http.path.clone().unwrap_or_else(|| "/".into()) }
     } else if let Some(tcp) = spec.tcp {
-        ReadyCheck::Tcp { port: port(tcp)? }
+        ReadyCheck::Tcp { port: tcp }
     } else {
-        let line = spec.exec.clone().unwrap_or_default();
-        if line.is_empty() {
-            return Err(Error::invalid("ready: exec needs a command"));
-        }
-        command(&line)?;
-        ReadyCheck::Exec { command: line }
+        ReadyCheck::Exec { command: spec.exec.clone().unwrap_or_default() }
     };
-    let timeout_ms = spec.timeout_ms.unwrap_or(60_000);
-    if !(1..=3_600_000).contains(&timeout_ms) {
-        return Err(Error::invalid("ready: timeoutMs must be 1 to 3600000"));
-    }
-    Ok(Ready { check, timeout_ms })
+    Ok(Ready { check, timeout_ms: spec.timeout_ms.unwrap_or(60_000) })
 }
 
 impl Core {
@@ -164,32 +86,22 @@ impl Core {
             return Err(Error::new(Code::NameTaken, format!("the name {name} is taken by pod {}", other.id.short()))
                 .hint("remove that pod or take another name"));
         }
-        command(&request.command)?;
-        env(request.env.iter())?;
-        directory(request.working_dir.as_ref())?;
-        user(request.user.as_ref())?;
-        if let Some(h) = &request.hostname {
-            hostname(h)?;
-        }
-        if request.labels.len() > 64
-            || request.labels.iter().any(|(k, v)| k.is_empty() || k.len() > 128 || v.len() > 4096)
-        {
-            return Err(Error::invalid("labels: 64 at most, names of 1 to 128 and values of up to 4096 bytes"));
-        }
-        Ok(PodSpec {
+        let spec = PodSpec {
             image: request.image.parse()?,
             command: request.command.clone(),
             env: request.env.clone(),
             resources: self.resources(request)?,
             ports: self.ports(&request.ports)?,
-            volumes: request.volumes.iter().map(volume).collect::<Result<_>>()?,
+            volumes: request.volumes.iter().map(volume).collect(),
             working_dir: request.working_dir.clone(),
             user: request.user.clone(),
             hostname: request.hostname.clone(),
             labels: request.labels.clone(),
             ready: request.ready.as_ref().map(ready).transpose()?,
             name,
-        })
+        };
+        admission::check(&spec)?;
+        Ok(spec)
     }
 
     fn made_up_name(&self) -> Result<PodName> {
@@ -218,23 +130,11 @@ impl Core {
         if let Some(disk) = &request.disk {
             r.disk = bytes(disk)?;
         }
-        if !(LEAST_MEMORY..=1 << 44).contains(&r.memory) {
-            return Err(Error::invalid(format!("{} bytes of memory can't be given", r.memory)).hint("48m at least"));
-        }
-        if !(LEAST_PIDS..=4_000_000).contains(&r.pids) {
-            return Err(Error::invalid(format!("a limit of {} processes can't be given", r.pids)).hint("32 at least"));
-        }
-        if !(MIB..=1 << 46).contains(&r.disk) {
-            return Err(Error::invalid(format!("{} bytes of disk can't be given", r.disk)).hint("1m at least"));
-        }
         r.disk = r.disk / 4096 * 4096;
         Ok(r)
     }
 
     fn ports(&self, specs: &[PortSpec]) -> Result<Vec<PortRequest>> {
-        if specs.len() > 256 {
-            return Err(Error::invalid("a pod can have 256 forwards at most"));
-        }
         let mut ports: Vec<PortRequest> = Vec::new();
         for spec in specs {
             let (pod, host) = match spec {
@@ -246,9 +146,6 @@ impl Core {
                     (pair.pod, pair.host)
                 }
             };
-            if pod == 0 {
-                return Err(Error::invalid("port 0 of a pod can't be forwarded"));
-            }
             if let Some(host) = host
                 && !self.config.allowed_ports.contains(host)
             {
@@ -269,27 +166,17 @@ impl Core {
         if source.starts_with('/') { PathBuf::from(source) } else { self.dirs.volumes().join(source) }
     }
 
-    /// Makes named volumes and resolves directories of the host: what is mounted is what was looked at.
-    pub(super) fn open_volumes(&self, volumes: &[VolumeMount]) -> Result<Vec<Volume>> {
-        volumes
-            .iter()
-            .map(|v| {
-                let path = self.volume_path(&v.source);
-                if !v.source.starts_with('/') {
-                    crate::host::files::create_dir_all(&path, 0o755)?;
-                }
-                let source = path.canonicalize().map_err(|e| {
-                    Error::invalid(format!("volume {}", v.source))
-                        .because(e)
-                        .hint("make the directory on the host first")
-                })?;
-                if !source.is_dir() {
-                    return Err(Error::invalid(format!("volume {} is no directory", v.source)));
-                }
-                self.refuse_own(&source)?;
-                Ok(Volume { source, target: v.target.clone(), read_only: v.read_only })
-            })
-            .collect()
+    /// Opens volumes, and makes the named ones: what is mounted is what was looked at, as long as these are held.
+    pub(super) fn open_volumes(&self, volumes: &[VolumeMount]) -> Result<Vec<OpenVolume>> {
+        let open = |v: &VolumeMount| {
+            if !v.source.starts_with('/') {
+                return OpenVolume::named(&self.dirs.volumes(), &v.source);
+            }
+            let open = OpenVolume::host(Path::new(&v.source))?;
+            self.refuse_own(&open.path()?)?;
+            Ok(open)
+        };
+        volumes.iter().map(open).collect()
     }
 
     /// A pod must not see what torpor itself keeps.
@@ -305,18 +192,8 @@ impl Core {
     }
 }
 
-fn volume(spec: &VolumeSpec) -> Result<VolumeMount> {
-    let named = !spec.source.starts_with('/');
-    if named {
-        spec.source.parse::<PodName>().map_err(|_| {
-            Error::invalid(format!("{:?} is no volume", spec.source.chars().take(80).collect::<String>()))
-                .hint("a name, or an absolute directory of the host")
-        })?;
-    }
-    text("a volume", &spec.source)?;
-    let target = PathBuf::from(text("a volume's target", &spec.target)?);
-    bundle::check_target(&target)?;
-    Ok(VolumeMount { source: spec.source.clone(), target, read_only: spec.read_only })
+fn volume(spec: &VolumeSpec) -> VolumeMount {
+    VolumeMount { source: spec.source.clone(), target: PathBuf::from(&spec.target), read_only: spec.read_only }
 }
 
 #[cfg(test)]
@@ -336,15 +213,5 @@ mod tests {
             (s("TERM"), s("sigkill"), s("1"), s("0"), s("65"), s("x")),
             (Some(15), Some(9), Some(1), None, None, None)
         );
-    }
-
-    #[test]
-    fn host_names() {
-        for good in ["a", "web-1", "a.b"] {
-            assert!(hostname(good).is_ok(), "{good}");
-        }
-        for bad in ["", "-a", "a-", "a..b", "a_b", "a b", &"x".repeat(65)] {
-            assert!(hostname(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -96,8 +96,34 @@ impl Core {
         progress.phase("layers");
         for layer in &manifest.layers {
             if !self.host.layers.has(&layer.digest) {
-                let blob = self.host.store.get_layer(&layer.digest).await?;
+                let blob = self.host.store.get_layer(&layer.digest).await.map_err(|e| match e.code() {
+                    Code::NotFound => {
+                        let text = format!("layer {} of snapshot {} is missing", layer.digest, manifest.id);
+                        Error::new(Code::Damaged, text).because(e)
+                    }
+                    _ => e,
+                })?;
                 self.host.layers.import_blob(&layer.digest, blob).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A snapshot may have been put into the store by somebody who may not read this host's files: directories of the host
+    /// are shown to a new pod only if its origin is a pod of this daemon that has them, or whoever asks says so.
+    ///
+    /// # Errors
+    /// [`Code::Incompatible`], with the directory.
+    pub(super) fn agree_to_volumes(&self, manifest: &Manifest, shown: &[String]) -> Result<()> {
+        let records = self.records();
+        let origin = records.iter().find(|r| r.id == manifest.pod.id);
+        for volume in manifest.pod.spec.volumes.iter().filter(|v| v.source.starts_with('/')) {
+            let has = origin.is_some_and(|r| r.spec.volumes.contains(volume));
+            if !has && !shown.contains(&volume.source) {
+                let text =
+                    format!("snapshot {} wants this host's directory {:?} as a volume", manifest.id, volume.source);
+                return Err(Error::new(Code::Incompatible, text)
+                    .hint("its pod is not here: say hostDirectories (--host-directory) if the new one may have it"));
             }
         }
         Ok(())
@@ -141,9 +167,10 @@ impl Core {
         if !missing.is_empty() {
             return refuse(
                 format!(
-                    "snapshot {} needs processor features that this host lacks: {}",
+                    "snapshot {} needs {} processor features that this host lacks: {}",
                     manifest.id,
-                    missing.join(" ")
+                    missing.len(),
+                    missing[..missing.len().min(20)].join(" ")
                 ),
                 "restore it on a host whose processor has them".into(),
             );

@@ -252,7 +252,9 @@ impl Core {
         {
             return Err(Error::new(Code::NameTaken, format!("the name {name} is taken")).hint("take another name"));
         }
-        Self::to_the_end(async move { core.restore_new(&id, name, &progress).await.map(|r| core.show_pod(&r)) }).await
+        let shown = request.host_directories;
+        Self::to_the_end(async move { core.restore_new(&id, name, &shown, &progress).await.map(|r| core.show_pod(&r)) })
+            .await
     }
 
     /// `POST /v1/images`.

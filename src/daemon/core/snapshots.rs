@@ -43,10 +43,12 @@ impl Core {
         self: &Arc<Self>,
         id: &SnapshotId,
         name: Option<PodName>,
+        shown: &[String],
         progress: &Progress,
     ) -> Result<PodRecord> {
         let manifest = self.host.store.manifest(id).await?;
         self.preflight(&manifest)?;
+        self.agree_to_volumes(&manifest, shown)?;
         let new = self.new_layers.read().await;
         let files = self.find_files(id, Some(manifest.clone()), progress).await?;
         let mut spec = manifest.pod.spec.clone();

@@ -231,13 +231,7 @@ fn convert(image: &ImageConfiguration) -> Result<ImageConfig> {
         stop_signal: c.stop_signal().clone().unwrap_or_default(),
         labels: c.labels().clone().unwrap_or_default().into_iter().collect(),
     };
-    let texts = config.entrypoint.iter().chain(&config.cmd).chain(&config.env).chain([&config.working_dir]);
-    let has_nul = texts.into_iter().any(|s| s.contains('\0'));
-    if has_nul || !(config.working_dir.is_empty() || config.working_dir.starts_with('/')) {
-        return Err(bad("the image's configuration has a NUL byte or a working directory that is not absolute"));
-    }
-    if !config.user.is_empty() && !crate::model::is_user(&config.user) {
-        return Err(bad("the image's configuration has a user that is not user[:group]"));
-    }
+    crate::plan::admission::check_image(&config)
+        .map_err(|e| bad("the image's configuration can't be used").because(e))?;
     Ok(config)
 }

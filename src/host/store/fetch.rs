@@ -48,10 +48,22 @@ impl Store {
     async fn fetch(&self, read: Read, open: &Arc<Vec<File>>, key: [u8; 32], progress: &Progress) -> Result<()> {
         let pack = Key::from(read.pack.as_str());
         let got = self.bounded("fetch a pack", 2 * SMALL, self.objects.get_range(&pack, read.start..read.end)).await;
-        let bytes = got.map_err(|e| match e.code() {
-            Code::NotFound => Error::new(Code::Damaged, format!("pack {} is missing", read.pack)).because(e),
-            _ => e,
-        })?;
+        let bytes = match got {
+            Ok(bytes) => bytes,
+            Err(e) if e.code() == Code::NotFound => {
+                return Err(Error::new(Code::Damaged, format!("pack {} is missing", read.pack)).because(e));
+            }
+            Err(e) => {
+                // Stores refuse a range behind the end, each in its own words.
+                let head = self.bounded("look at a pack", SMALL, self.objects.head(&pack)).await;
+                return Err(match head {
+                    Ok(meta) if meta.size < read.end => {
+                        Error::new(Code::Damaged, format!("pack {} is shorter than it was", read.pack)).because(e)
+                    }
+                    _ => e,
+                });
+            }
+        };
         if bytes.len() as u64 != read.end - read.start {
             return Err(Error::new(Code::Damaged, format!("pack {} is shorter than it was", read.pack)));
         }

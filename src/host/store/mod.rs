@@ -24,22 +24,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use hmac::{Hmac, KeyInit, Mac};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use tokio::io::AsyncRead;
 
 pub use backend::StoreConfig;
 pub use upload::SnapshotUpload;
 
 use crate::host::progress::Progress;
-use crate::model::{Attempt, Code, Digest, Error, Manifest, Result, SnapshotId, SnapshotInfo, hex};
+use crate::model::{Attempt, Code, Digest, Error, Manifest, Result, SnapshotId, SnapshotInfo};
+use crate::plan::manifest::{self, FORMAT, digest};
 use crate::plan::pack;
 
-/// The format that this torpord writes and the newest it reads.
-const FORMAT: u32 = 1;
 /// Bytes of a manifest.
 const MANIFEST: u64 = 64 << 20;
 /// For one small object.
@@ -61,16 +58,6 @@ struct Marker {
     min_reader: u32,
     store_id: String,
     digest_key_id: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Sealed {
-    format: u32,
-    min_reader: u32,
-    mac: String,
-    /// The manifest as text: the mac is over exactly these bytes.
-    body: String,
 }
 
 impl Store {
@@ -289,22 +276,14 @@ impl Store {
     /// # Errors
     /// The store refuses.
     pub async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
-        pack::check_files(&manifest.files)?;
         let what = format!("write the manifest of snapshot {}", manifest.id);
-        let body = serde_json::to_string(manifest).attempt(Code::Internal, || what.clone())?;
-        let mac = self.mac(body.as_bytes()).await?;
-        let sealed = Sealed { format: FORMAT, min_reader: FORMAT, mac, body };
-        let bytes = serde_json::to_vec(&sealed).attempt(Code::Internal, || what.clone())?;
+        let bytes = manifest::seal(manifest, &self.digest_key().await?)?;
         if self.create(&what, &pack::manifest_key(&manifest.id), bytes).await? {
             return Ok(());
         }
         // A call whose answer was lost was made again, and found its own work.
         let there = self.manifest(&manifest.id).await?;
         if there == *manifest { Ok(()) } else { Err(Error::internal(format!("{what}: another one has that id"))) }
-    }
-
-    async fn mac(&self, bytes: &[u8]) -> Result<String> {
-        Ok(digest(&self.digest_key().await?, bytes))
     }
 
     /// Reads a manifest and checks all that it says.
@@ -319,33 +298,7 @@ impl Store {
             }
             _ => e,
         })?;
-        let damaged = || format!("{what}: it is damaged");
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Envelope {
-            format: u32,
-            min_reader: u32,
-        }
-        let envelope: Envelope = serde_json::from_slice(&bytes).attempt(Code::Damaged, damaged)?;
-        if envelope.min_reader > FORMAT {
-            return Err(Error::new(
-                Code::Incompatible,
-                format!("snapshot {id} has format {}; this torpord knows {FORMAT}", envelope.format),
-            )
-            .hint("use a newer torpord"));
-        }
-        let sealed: Sealed = serde_json::from_slice(&bytes).attempt(Code::Damaged, damaged)?;
-        if self.mac(sealed.body.as_bytes()).await? != sealed.mac {
-            return Err(
-                Error::new(Code::Damaged, format!("{what}: it was changed")).hint("take another snapshot of the pod")
-            );
-        }
-        let manifest: Manifest = serde_json::from_str(&sealed.body).attempt(Code::Damaged, damaged)?;
-        if manifest.id != *id {
-            return Err(Error::new(Code::Damaged, format!("{what}: it is that of snapshot {}", manifest.id)));
-        }
-        pack::check_files(&manifest.files)?;
-        Ok(manifest)
+        manifest::open(id, &bytes, &self.digest_key().await?)
     }
 
     /// The snapshot that an id or a unique beginning of one (four characters at least) stands for. A whole id is not looked up.
@@ -490,13 +443,4 @@ pub fn info(m: &Manifest) -> SnapshotInfo {
         size: m.size,
         stored: m.stored,
     }
-}
-
-/// HMAC-SHA-256, hexadecimal.
-fn digest(key: &[u8; 32], bytes: &[u8]) -> String {
-    // HMAC takes keys of any length.
-    #[expect(clippy::expect_used, reason = "can't fail: HMAC takes keys of any length")]
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of 32 bytes");
-    mac.update(bytes);
-    hex(&mac.finalize().into_bytes())
 }
