@@ -72,6 +72,10 @@ impl Dirs {
     pub fn fetched(&self, id: &SnapshotId, n: u64) -> PathBuf {
         self.state.join("tmp").join(format!("fetched-{id}-{n}"))
     }
+    /// Where volumes are mounted while a sandbox is made of them.
+    pub fn mounted_volumes(&self) -> PathBuf {
+        self.run.join("volumes")
+    }
     /// Named volumes.
     pub fn volumes(&self) -> PathBuf {
         self.state.join("volumes")

@@ -106,6 +106,7 @@ async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown:
     for dir in [dirs.run().to_owned(), dirs.sandboxes(), dirs.pods(), dirs.volumes(), dirs.tmp()] {
         files::create_dir_all(&dir, 0o700)?;
     }
+    crate::host::volumes::clear(&dirs.mounted_volumes())?;
     let own = std::env::current_exe().attempt(Code::Internal, || "find torpord's own program".into())?;
     let own = private_copy(&own, &dirs.bin())?;
     files::create_private(&config.state_dir.join("torpor.db"))?; // it holds pods' environments

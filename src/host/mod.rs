@@ -17,3 +17,4 @@ pub mod runtime;
 pub mod shim;
 pub mod store;
 pub mod unpack;
+pub mod volumes;

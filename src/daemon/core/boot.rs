@@ -17,8 +17,9 @@ use crate::host::engine::EngineRef;
 use crate::host::network::PodNet;
 use crate::host::runtime::CreatePlan;
 use crate::host::shim::{Shim, ShimPlan};
+use crate::host::volumes::MountedVolume;
 use crate::model::{Attempt, Code, Error, PodRecord, PodState, ReadyCheck, Result};
-use crate::plan::bundle::{self, BundlePlan};
+use crate::plan::bundle::{self, BundlePlan, Volume};
 use crate::plan::limits::Limits;
 
 /// How long the engine may take for what is not a restore.
@@ -53,6 +54,8 @@ struct Made {
     create: CreatePlan,
     shim: Arc<dyn Shim>,
     pid: Option<u32>,
+    /// Mounted until the sandbox has begun.
+    _volumes: Vec<MountedVolume>,
 }
 
 impl Core {
@@ -112,7 +115,14 @@ impl Core {
         let upper = self.dirs.upper(&id);
         crate::host::files::create_dir(&dir, 0o700)?;
         crate::host::files::create_dir(&upper, 0o700)?;
-        let volumes = self.open_volumes(&record.spec.volumes)?;
+        let (mut mounted, mut volumes) = (Vec::new(), Vec::new());
+        for (n, (open, asked)) in self.open_volumes(&record.spec.volumes)?.iter().zip(&record.spec.volumes).enumerate()
+        {
+            let mount = open.mount(&self.dirs.mounted_volumes(), &format!("{id}-{n}"))?;
+            let (source, target) = (mount.path().to_owned(), asked.target.clone());
+            volumes.push(Volume { source, target, read_only: asked.read_only });
+            mounted.push(mount);
+        }
         let runtime_name = id.to_string();
         let (key, layers) = (self.image_key(record), self.all_layers(record));
         let (netns, root, cgroup, shim) = tokio::join!(
@@ -138,7 +148,7 @@ impl Core {
         let create = self.create_plan(record, netns.clone());
         shim.create(&self.host.runtime.create_command(&engine, &create)).await?;
         let pid = shim.status().await?.sandbox_pid;
-        Ok(Made { engine, create, shim, pid })
+        Ok(Made { engine, create, shim, pid, _volumes: mounted })
     }
 
     /// What runs in the sandbox is there: its forwards open.
