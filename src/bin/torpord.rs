@@ -87,7 +87,8 @@ fn main() -> ExitCode {
         Ok(p) => p,
         Err(e) => return failed(&e),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Often: a client that comes is not to wait behind sixty pieces of others' work.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().event_interval(5).enable_all().build() {
         Ok(r) => r,
         Err(e) => {
             tracing::error!(error = %e, "start the runtime");

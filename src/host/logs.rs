@@ -10,11 +10,14 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use futures::Stream;
 use jiff::Timestamp;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, watch};
@@ -236,7 +239,7 @@ pub fn read(
 ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + use<>> {
     let what = || format!("read the log in {}", dir.display());
     // Watched before it is first read: nothing falls between.
-    let inotify = if query.follow { Some(watch_dir(dir).attempt(Code::Internal, what)?) } else { None };
+    let inotify = if query.follow { Some(Events::of(dir).attempt(Code::Internal, what)?) } else { None };
     let (cursor, newest) = Cursor::new(dir, &query).attempt(Code::Internal, what)?;
     let ended = Box::pin(async move {
         let _ = ended.wait_for(|e| *e).await;
@@ -262,23 +265,69 @@ pub fn read(
             let watched = inotify.as_ref()?;
             tokio::select! {
                 biased;
-                ready = watched.readable() => {
-                    let mut guard = ready.ok()?;
-                    while rustix::io::read(watched.get_ref(), &mut [0_u8; 4096]).is_ok_and(|n| n > 0) {}
-                    guard.clear_ready();
-                }
+                happened = watched.wait() => happened?,
                 () = &mut ended, if !over => over = true,
             }
         }
     }))
 }
 
-fn watch_dir(dir: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
-    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
-    inotify::add_watch(&watch, dir, events | WatchFlags::ONLYDIR)?;
-    // SAFETY: an `OwnedFd` stays open, and the same, for as long as the `AsyncFd` owns it.
-    Ok(unsafe { AsyncFd::register(watch) }?)
+/// Readers that are told of changes. The kernel gives a user few of what that takes, and others need some too.
+const TOLD: usize = 32;
+/// How often the others look.
+const LOOK: Duration = Duration::from_millis(200);
+
+static TOLD_NOW: AtomicUsize = AtomicUsize::new(0);
+
+/// What says that there may be more to read.
+enum Events {
+    Told(AsyncFd<OwnedFd>, Place),
+    Look,
+}
+
+/// One of the places of those that are told.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let took = TOLD_NOW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < TOLD).then_some(n + 1));
+        took.ok().map(|_| Place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        TOLD_NOW.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Events {
+    fn of(dir: &Path) -> std::io::Result<Self> {
+        let Some(place) = Place::take() else { return Ok(Events::Look) };
+        let watch = match inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) {
+            Err(Errno::MFILE | Errno::NFILE) => return Ok(Events::Look),
+            other => other?,
+        };
+        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
+        match inotify::add_watch(&watch, dir, events | WatchFlags::ONLYDIR) {
+            Err(Errno::NOSPC) => return Ok(Events::Look),
+            other => other?,
+        };
+        // SAFETY: an `OwnedFd` stays open, and the same, for as long as the `AsyncFd` owns it.
+        Ok(Events::Told(unsafe { AsyncFd::register(watch) }?, place))
+    }
+
+    async fn wait(&self) -> Option<()> {
+        match self {
+            Events::Told(watch, _place) => {
+                let mut guard = watch.readable().await.ok()?;
+                while rustix::io::read(watch.get_ref(), &mut [0_u8; 4096]).is_ok_and(|n| n > 0) {}
+                guard.clear_ready();
+            }
+            Events::Look => tokio::time::sleep(LOOK).await,
+        }
+        Some(())
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use super::Core;
 use crate::host::layers::{ImportSource, Imported};
 use crate::host::progress::Progress;
 use crate::model::{Attempt, Code, Digest, Error, ImageConfig, ImageName, ImageRecord, PodRecord, Result};
+
+/// Imports at once: each takes a thread, and those that wait for a client's bytes must leave enough for all else.
+static IMPORTS: Semaphore = Semaphore::const_new(8);
 
 impl Core {
     pub(super) async fn image(&self, name: &ImageName) -> Result<ImageRecord> {
@@ -45,6 +49,7 @@ impl Core {
             Some(b) => Some(self.image(&b).await?),
             None => None,
         };
+        let _turn = IMPORTS.acquire().await.attempt(Code::Internal, || "wait for other imports".into())?;
         let _new = self.new_layers.read().await;
         let imported = self.host.layers.import(source, progress).await?;
         let _leases = self.leases.lock().await;

@@ -1,6 +1,7 @@
 //! The REST API on a Unix socket. Routes are one line each; what they do is the core's.
 
 mod answer;
+mod connections;
 mod pods;
 mod routes;
 mod socket;
@@ -24,16 +25,12 @@ pub use socket::listen;
 const HEAD: Duration = Duration::from_secs(10);
 /// How long open requests are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Connections at once.
-const CONNECTIONS: usize = 4096;
 
 /// Serves until `shutdown`; open requests get a few seconds then.
 pub async fn serve(listener: UnixListener, router: Router, shutdown: CancellationToken) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let open = Arc::new(connections::Connections::default());
     let tasks = tokio_util::task::TaskTracker::new();
     loop {
-        let slot = Arc::clone(&slots).acquire_owned();
-        let Ok(slot) = (tokio::select! { s = slot => s, () = shutdown.cancelled() => break }) else { break };
         let stream = tokio::select! { s = listener.accept() => s, () = shutdown.cancelled() => break };
         let stream = match stream {
             Ok((stream, _)) => stream,
@@ -44,10 +41,13 @@ pub async fn serve(listener: UnixListener, router: Router, shutdown: Cancellatio
                 continue;
             }
         };
-        let (router, shutdown) = (router.clone(), shutdown.clone());
+        let peer = stream.peer_cred().ok().and_then(|c| c.pid()).unwrap_or(0);
+        let Some(connection) = open.open(peer) else { continue };
+        let (router, shutdown, end) = (router.clone(), shutdown.clone(), connection.end());
         tasks.spawn(async move {
+            let counted = Arc::new(connection);
             let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                router.clone().call(request)
+                Arc::clone(&counted).answer(router.clone().call(request))
             });
             let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -55,12 +55,12 @@ pub async fn serve(listener: UnixListener, router: Router, shutdown: Cancellatio
             tokio::pin!(connection);
             tokio::select! {
                 _ = &mut connection => {}
+                () = end.cancelled() => {}
                 () = shutdown.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     let _ = tokio::time::timeout(DRAIN, connection).await;
                 }
             }
-            drop(slot);
         });
     }
     tasks.close();

@@ -1,11 +1,13 @@
 //! All routes, and the document that describes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,6 +17,8 @@ use crate::daemon::core::Core;
 
 /// Bytes of a JSON body.
 const BODY: usize = 1 << 20;
+/// Without a byte of a body for so long, a request is refused.
+const IDLE: Duration = Duration::from_secs(20);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -73,6 +77,7 @@ pub fn router(core: Arc<Core>) -> Router {
     build()
         .0
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(RequestBodyTimeoutLayer::new(IDLE))
         .merge(images().0)
         .route("/openapi.json", get(move || async move { Json(shown) }))
         .fallback(answer::no_such_route)

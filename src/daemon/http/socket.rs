@@ -8,6 +8,9 @@ use tokio::net::UnixListener;
 use crate::host::files;
 use crate::model::{Attempt, Code, Error, Result};
 
+/// Connections that wait to be accepted; the kernel takes its own limit if that is lower.
+const BACKLOG: i32 = 4096;
+
 /// The listening socket: the one that was handed over, else a new one at `path` for root and the group `torpor`. With it
 /// the path that is ours to remove at the end: one that was handed over stays, so that the next call starts torpord again.
 ///
@@ -31,6 +34,8 @@ pub fn listen(path: &Path) -> Result<(UnixListener, Option<PathBuf>)> {
     let new = path.with_extension("new");
     files::remove_tree_now(&new)?;
     let listener = UnixListener::bind(&new).attempt(Code::Internal, what)?;
+    // Who comes while this many wait is refused by the kernel.
+    rustix::net::listen(&listener, BACKLOG).attempt(Code::Internal, what)?;
     if let Ok(Some(group)) = nix::unistd::Group::from_name("torpor") {
         nix::unistd::chown(&new, None, Some(group.gid)).attempt(Code::Internal, what)?;
     }
