@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 use crate::host::files;
 use crate::model::{Attempt, Code, Error, InstanceTag, Result};
-use crate::plan::limits::Limits;
+use crate::plan::limits::{Limits, shares_of_all};
 
 /// What a sandbox uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -246,6 +246,11 @@ impl Cgroups for RealCgroups {
                 for (controller, mount) in all.iter().filter(|(c, _)| NEEDED.contains(&c.as_str()) || c == "cpuacct") {
                     let dir = mount.join(&self.parent).join(id);
                     files::create_dir_all(&dir, 0o755)?;
+                    if controller == "cpu" {
+                        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                        let shares = shares_of_all(processors).to_string();
+                        write(&mount.join(&self.parent).join("cpu.shares"), &shares)?;
+                    }
                     for (_, file, value) in limits.v1().into_iter().filter(|(c, _, _)| c == controller) {
                         let path = dir.join(file);
                         if file.contains("memsw") && !path.exists() {

@@ -11,6 +11,12 @@ pub fn cpu_quota_us(resources: &Resources) -> i64 {
     (i64::from(resources.cpu_millis) * 10).max(1000)
 }
 
+/// The weight of all sandboxes together, as cgroup v1 has it: that of one process for each processor. With the default, that
+/// of one process alone, a busy pod would take the others' share wherever the host has something else to do.
+pub fn shares_of_all(processors: usize) -> u64 {
+    (processors as u64 * 1024).clamp(1024, 262_144)
+}
+
 /// What a sandbox's cgroup is limited to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -60,6 +66,7 @@ mod tests {
         assert_eq!(cpu_quota_us(&r(1000)), 10_000);
         assert_eq!(cpu_quota_us(&r(2500)), 25_000);
         assert_eq!(cpu_quota_us(&r(10)), 1000);
+        assert_eq!((shares_of_all(2), shares_of_all(0), shares_of_all(1000)), (2048, 1024, 262_144));
         assert!(Limits::of(&r(1500)).v2().contains(&("cpu.max", "15000 10000".into())));
     }
 }

@@ -30,6 +30,9 @@ async fn memory_processor_processes_and_disk_are_bounded() {
         let v1 = std::fs::read_to_string(format!("/sys/fs/cgroup/cpuacct/{name}/cpuacct.usage"));
         v1.unwrap().trim().parse().unwrap()
     };
+    let all = std::fs::read_to_string(format!("/sys/fs/cgroup/cpu/torpor-{}/cpu.shares", d.tag)).unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(all.trim().parse::<usize>().unwrap(), 1024 * processors, "the weight of all pods together");
     std::thread::sleep(Duration::from_millis(500));
     let (begun, before) = (Instant::now(), used());
     std::thread::sleep(Duration::from_secs(2));
