@@ -20,6 +20,13 @@ pub struct Figures {
     pub api_slowest: Duration,
 }
 
+impl Figures {
+    /// What the victim may take while it is not quiet any more.
+    pub fn limit(&self) -> Duration {
+        (self.p99 * 3).max(Duration::from_millis(50))
+    }
+}
+
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
