@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 
 use super::problem::Problem;
 use super::types::{
-    CreatePod, Doctor, ExecPod, ExecResult, ExitInfo, Health, Image, ImportDirectory, KillPod, LogLine, Pod,
+    CreatePod, Doctor, Event, ExecPod, ExecResult, ExitInfo, Health, Image, ImportDirectory, KillPod, LogLine, Pod,
     ProgressInfo, RestorePod, RestoreSnapshot, Snapshot, Step, StopPod, Version, WakePod,
 };
 
@@ -92,6 +92,12 @@ fn escape(part: &str, keep_slash: bool) -> String {
     })
 }
 
+/// Parameters as a query, without the question mark.
+pub fn query(parameters: &[(&str, String)]) -> String {
+    let all: Vec<String> = parameters.iter().map(|(k, v)| format!("{k}={}", escape(v, false))).collect();
+    all.join("&")
+}
+
 /// A body that says how long it is, if that is known: so the other side can tell how far it is.
 struct Upload<B> {
     body: B,
@@ -152,6 +158,18 @@ impl Client {
         kind: Option<&str>,
         body: Body,
     ) -> Result<Response<Incoming>> {
+        self.send_with(method, path, accept, kind.map(|k| (CONTENT_TYPE.as_str(), k)), body).await
+    }
+
+    /// A request with one more header.
+    async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        header: Option<(&str, &str)>,
+        body: Body,
+    ) -> Result<Response<Incoming>> {
         let unreachable = |cause| ClientError::Unreachable { socket: self.socket.display().to_string(), cause };
         let stream = self.connect().await.map_err(unreachable)?;
         let (mut sender, connection) =
@@ -161,8 +179,8 @@ impl Client {
             let _ = connection.await;
         });
         let mut request = Request::builder().method(method).uri(path).header("host", "torpor").header(ACCEPT, accept);
-        if let Some(kind) = kind {
-            request = request.header(CONTENT_TYPE, kind);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let response = sender.send_request(request.body(body).map_err(broken)?).await.map_err(broken)?;
         if response.status().is_success() {
@@ -318,6 +336,23 @@ impl Client {
         let path = Self::pod(pod, &format!("/logs?{query}"));
         let response = self.send(Method::GET, &path, "application/x-ndjson", None, empty()).await?;
         Ok(lines(response).map(|line| serde_json::from_slice(&line?).map_err(broken)))
+    }
+    /// `GET /v1/events`. `query` such as `type=exited&pod=web`; `after`: the id of the last event that was seen.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn events(
+        &self,
+        query: &str,
+        after: Option<&str>,
+    ) -> Result<impl Stream<Item = Result<Event>> + Send + use<>> {
+        let extra = after.map(|id| ("last-event-id", id));
+        let response =
+            self.send_with(Method::GET, &format!("/v1/events?{query}"), "text/event-stream", extra, empty()).await?;
+        Ok(lines(response).filter_map(async |line| match line {
+            Ok(line) => line.strip_prefix(b"data: ").map(|data| serde_json::from_slice(data).map_err(broken)),
+            Err(e) => Some(Err(e)),
+        }))
     }
     /// `POST .../snapshots`.
     ///

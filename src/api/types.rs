@@ -324,6 +324,32 @@ pub struct LogLine {
     pub partial: bool,
 }
 
+/// Something that happened to a pod, or a gap in what is known of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// To go on after it.
+    pub id: String,
+    /// `created`, `started`, `exited`, `oom`, `stopped`, `sleeping`, `woke`, `snapshot`, `restored`, `rootfs-reset`, `failed`,
+    /// `removed`, or `gap`: some events before the next one are not known any more.
+    pub r#type: String,
+    /// When (RFC 3339); not for a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// The pod's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Its name then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its labels then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// More about it, such as `exitCode`, `exitReason`, `snapshot` or `error`; of a gap `missed`, if the number is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+}
+
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::events::Events;
+
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "torpor", version, propagate_version = true)]
@@ -114,6 +116,8 @@ pub(super) enum Command {
         #[arg(required = true)]
         pods: Vec<String>,
     },
+    /// Show what happens to pods, as it happens
+    Events(Events),
     /// Snapshots
     #[command(subcommand)]
     Snapshot(Snapshot),

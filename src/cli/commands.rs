@@ -3,6 +3,7 @@
 use futures::{StreamExt, TryStreamExt};
 
 use super::args::{Arguments, Command, Image, Snapshot};
+use super::events;
 use super::output::{self, Bar, Failure};
 use super::run;
 use crate::api::client::Client;
@@ -51,6 +52,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let c = client()?;
             each(&[pod], json, async |p| with_bar(|bar| c.restore(p, &snapshot, bar)).await.map(Some)).await
         }
+        Command::Events(args) => events::events(&client()?, &args, json).await,
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
         Command::Image(command) => image(&client()?, command, json).await,
@@ -146,7 +148,7 @@ async fn inspect(client: &Client, pods: &[String]) -> Done {
 }
 
 /// `10m` or `2h` as a time; anything else is one already.
-fn since(text: &str) -> Result<String, Failure> {
+pub(super) fn since(text: &str) -> Result<String, Failure> {
     if text.contains('T') {
         return Ok(text.to_owned());
     }

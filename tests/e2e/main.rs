@@ -7,6 +7,7 @@ mod concurrency;
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod daemon;
 mod disk;
+mod events;
 mod isolation;
 mod life;
 mod limits;

@@ -1,5 +1,6 @@
 //! Create, start, stop, kill, remove, wait.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::model::{
     Code, Error, ExitReason, Forward, ImageRecord, PodId, PodRecord, PodSpec, PodState, Result, RootfsMode, SnapshotId,
 };
 use crate::plan::bundle;
+use crate::plan::events::Happened;
 
 /// What a new pod is made of besides its specification.
 pub(super) struct Origin {
@@ -96,7 +98,7 @@ impl Core {
             let _ = files::remove_tree(&self.dirs.pod(&record.id)).await;
             return Err(e);
         }
-        let pod = Pod::new(record);
+        let pod = Pod::new(record, &self.events);
         self.insert(Arc::clone(&pod));
         Ok(pod)
     }
@@ -303,6 +305,7 @@ impl Core {
         }
         turn.pod().set_gone();
         self.forget(&record.id);
+        self.events.tell(Happened::Removed, &record, BTreeMap::new());
         self.release_root(&record).await;
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod admit;
 mod boot;
 mod doctor;
+pub mod events;
 mod exits;
 mod files;
 mod images;
@@ -87,6 +88,8 @@ pub struct Core {
     engine: Option<Digest>,
     resolvers: Vec<std::net::Ipv4Addr>,
     pods: Mutex<BTreeMap<PodId, Arc<Pod>>>,
+    /// What has happened to them.
+    events: Arc<events::Events>,
     /// Pods whose record can't be read: nothing of theirs is touched.
     unreadable: Vec<(String, String)>,
     /// Held while leases are chosen and committed, and while an image is checked and used or removed.
@@ -135,7 +138,8 @@ impl Core {
         for (id, reason) in &unreadable {
             tracing::error!(pod = %id, %reason, "the record of a pod can't be read: it is left alone");
         }
-        let pods = records.into_iter().map(|r| (r.id.clone(), Pod::new(r))).collect();
+        let told = Arc::new(events::Events::new());
+        let pods = records.into_iter().map(|r| (r.id.clone(), Pod::new(r, &told))).collect();
         Ok(Arc::new(Core {
             addressing: Addressing::new(config.pod_cidr)?,
             config,
@@ -148,6 +152,7 @@ impl Core {
             engine,
             resolvers,
             pods: Mutex::new(pods),
+            events: told,
             unreadable,
             leases: tokio::sync::Mutex::new(()),
             forwards: tokio::sync::Mutex::new(()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::Core;
+use super::events::Events;
 use crate::daemon::db::Db;
 use crate::host::shim::Shim;
 use crate::model::{Code, Error, PodRecord, PodState, Result};
@@ -13,6 +14,7 @@ use crate::model::{Code, Error, PodRecord, PodState, Result};
 /// One pod. Everything that changes it holds its turn, so that two requests never work on one pod at once.
 pub struct Pod {
     record: watch::Sender<PodRecord>,
+    events: Arc<Events>,
     turn: tokio::sync::Mutex<()>,
     shim: Mutex<Option<Arc<dyn Shim>>>,
     unsaved: AtomicBool,
@@ -26,10 +28,11 @@ pub struct Turn<'a> {
 }
 
 impl Pod {
-    /// A pod as the database has it.
-    pub fn new(record: PodRecord) -> Arc<Self> {
+    /// A pod as the database has it. What happens to it is told to `events`.
+    pub(super) fn new(record: PodRecord, events: &Arc<Events>) -> Arc<Self> {
         Arc::new(Pod {
             record: watch::Sender::new(record),
+            events: Arc::clone(events),
             turn: tokio::sync::Mutex::new(()),
             shim: Mutex::new(None),
             unsaved: AtomicBool::new(false),
@@ -128,7 +131,7 @@ impl Turn<'_> {
         }
         db.put_pod(&after).await?;
         self.pod.unsaved.store(false, Ordering::Relaxed);
-        self.pod.record.send_replace(after.clone());
+        self.publish(&before, &after);
         Ok(after)
     }
 
@@ -152,8 +155,14 @@ impl Turn<'_> {
             }
         };
         self.pod.unsaved.store(!saved, Ordering::Relaxed);
-        self.pod.record.send_replace(after.clone());
+        self.publish(&before, &after);
         (after, saved)
+    }
+
+    /// The one place where a record changes in memory: whoever follows the pod sees it, and readers of events are told.
+    fn publish(&self, before: &PodRecord, after: &PodRecord) {
+        self.pod.record.send_replace(after.clone());
+        self.pod.events.tell_changes(before, after);
     }
 
     /// Refuses unless the pod is in one of `states`.

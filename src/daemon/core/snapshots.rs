@@ -9,6 +9,7 @@ use super::lifecycle::Origin;
 use super::pod::{Pod, Turn};
 use crate::host::progress::Progress;
 use crate::model::{Code, Error, Manifest, PodName, PodRecord, PodState, Result, SnapshotId};
+use crate::plan::events::Happened;
 
 /// From the daemon's start to its first sweep of the store, and from one to the next.
 const FIRST_SWEEP: Duration = Duration::from_secs(10 * 60);
@@ -26,7 +27,11 @@ impl Core {
         let saved = match self.save_pod(&turn, &id, true, progress).await {
             // As long as the record names it, a start removes it: it is not acknowledged before that is over.
             Ok(manifest) => match turn.commit(&self.db, |r| r.pending = None).await {
-                Ok(_) => return Ok(manifest),
+                Ok(record) => {
+                    let about = [("snapshot", id.to_string())].into();
+                    self.events.tell(Happened::Snapshot, &record, about);
+                    return Ok(manifest);
+                }
                 Err(e) => {
                     self.drop_snapshot(&id).await;
                     Err(e)

@@ -2,6 +2,7 @@
 
 mod answer;
 mod connections;
+mod events;
 mod pods;
 mod routes;
 mod socket;

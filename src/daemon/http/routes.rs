@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{answer, pods, store, system};
+use super::{answer, events, pods, store, system};
 use crate::daemon::core::Core;
 
 /// Bytes of a JSON body.
@@ -34,6 +34,7 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::health))
         .routes(routes!(system::version))
         .routes(routes!(system::doctor))
+        .routes(routes!(events::events))
         .routes(routes!(pods::create, pods::list))
         .routes(routes!(pods::inspect, pods::delete))
         .routes(routes!(pods::start))
