@@ -30,6 +30,15 @@ pub fn paths(canary: &str) -> Vec<Case> {
         bad("a prefix that climbs in the middle", patched(&file("pwn", "x"), 345, b"a/../..")),
         bad("a long name that climbs", long(b'L', format!("{up}{canary}/pwn\0")).raw(&file("x", "x"))),
         bad("a long name that is absolute", long(b'L', format!("{canary}/pwn\0")).raw(&file("x", "x"))),
+        bad(
+            "a long name in a header without a magic",
+            patched(&Entry { body: b"name\0".to_vec(), ..entry("l", b'L') }, 257, &[0; 8]).raw(&file("x", "x")),
+        ),
+        bad(
+            "PAX records in a header without a magic",
+            patched(&Entry { body: b"12 path=../x\n".to_vec(), ..entry("p", b'x') }, 257, b"rubbish!")
+                .raw(&file("x", "x")),
+        ),
         bad("a long name of nothing", long(b'L', b"\0").raw(&file("x", "x"))),
         bad("a long name of no bytes", long(b'L', b"").raw(&file("x", "x"))),
         bad("a NUL within a long name", long(b'L', b"a\0b\0").raw(&file("x", "x"))),

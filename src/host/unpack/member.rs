@@ -142,6 +142,14 @@ impl<R: Read> Members<R> {
             };
             let size = or_blank(header.entry_size(), &header.as_old().size).map_err(|e| Wrong::Bad(e.to_string()))?;
             let kind = header.entry_type();
+            let extends = matches!(
+                kind,
+                EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader
+            );
+            // Some readers take such a header for a file.
+            if extends && header.as_gnu().is_none() && header.as_ustar().is_none() {
+                return bad("an extension header in a header of no known format");
+            }
             let slot = match kind {
                 EntryType::GNULongName => &mut long_name,
                 EntryType::GNULongLink => &mut long_link,
