@@ -1,12 +1,13 @@
 //! The process that unpacks a layer: torpord run again, shut into the directory that it fills.
 //!
 //! Before it reads a byte it is in namespaces of its own with that directory as its root, under limits, without any
-//! capability but those that files need. The tar is a stranger's: members are read strictly (`member`), every path is
+//! capability but those that files need, and with few system calls (`filter`). The tar is a stranger's: members are read strictly (`member`), every path is
 //! resolved below the root, sizes and numbers are bounded. What it can't do without more privileges it asks its parent for
 //! on stdout ([`finish`]): opaque directories, whose mark is a `trusted` attribute. A crash leaves a directory in `tmp/`.
 
 mod confine;
 mod entry;
+mod filter;
 pub(crate) mod member;
 mod pax;
 mod sparse;

@@ -13,6 +13,7 @@ mod more_streams;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod worker;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! What the worker gives up before it reads a byte.
+#![allow(unsafe_code, reason = "closing files that nobody in this process owns")]
 
 use std::io;
 
@@ -29,6 +30,11 @@ pub(super) type Failed = (&'static str, io::Error);
 pub(super) fn confine(max_bytes: u64) -> Result<std::os::fd::OwnedFd, Failed> {
     let step = |what| move |e: nix::Error| (what, io::Error::from(e));
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // What torpord's own parent may have left open.
+    // SAFETY: this process has just begun: nothing in it owns a descriptor above the standard ones.
+    if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } != 0 {
+        return Err(("close the files of others", io::Error::last_os_error()));
+    }
     // No network, no mounts of the host, no other process's shared memory.
     let spaces =
         CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
@@ -50,7 +56,9 @@ pub(super) fn confine(max_bytes: u64) -> Result<std::os::fd::OwnedFd, Failed> {
     // With its parent gone, nobody wants what this makes.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(step("die with the parent"))?;
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::open("/", flags, rustix::fs::Mode::empty()).map_err(|e| ("open the layer", e.into()))
+    let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty()).map_err(|e| ("open the layer", e.into()))?;
+    super::filter::apply().map_err(|e| ("give up system calls", e))?;
+    Ok(root)
 }
 
 /// Makes the working directory the root, and all else unreachable.
