@@ -69,7 +69,7 @@ pub trait Runtime: Send + Sync {
     /// Fills a created sandbox with a checkpoint's state. The files are needed until [`Runtime::wait_restore`].
     async fn restore(&self, engine: &EngineRef, plan: &CreatePlan, images: &Path) -> Result<()>;
     /// Waits until a restore needs its files no more.
-    async fn wait_restore(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()>;
+    async fn wait_restore(&self, engine: &EngineRef, plan: &CreatePlan, images: &Path) -> Result<()>;
     /// How it is; none if the engine does not know it.
     async fn state(&self, engine: &EngineRef, id: &str) -> Result<Option<RuntimeState>>;
     /// Ids of all sandboxes that have a record, alive or not, whichever engine made them.
@@ -89,8 +89,13 @@ pub struct RunscRuntime {
 }
 
 const QUICK: Duration = Duration::from_secs(30);
-/// A checkpoint or restore moves the pod's whole memory.
+/// A checkpoint moves the pod's whole memory. Whoever asks for it has a limit of its own.
 const LONG: Duration = Duration::from_secs(600);
+
+/// What moves so many bytes gets longer: 16 MiB a second is slow for a disk.
+fn time_for(bytes: u64) -> Duration {
+    QUICK + Duration::from_secs(bytes >> 24)
+}
 
 impl RunscRuntime {
     /// Over that `--root`.
@@ -214,22 +219,23 @@ impl Runtime for RunscRuntime {
     }
 
     async fn restore(&self, engine: &EngineRef, plan: &CreatePlan, images: &Path) -> Result<()> {
-        let bundle = &plan.bundle;
+        let (bundle, limit) = (&plan.bundle, time_for(files::tree_bytes(images)?));
         if engine.features.background_restore {
             let args =
                 args!["restore", "--background", "--detach", "--bundle", bundle, "--image-path", images, &plan.id];
-            self.run_in_netns(engine, plan, LONG, args).await
+            self.run_in_netns(engine, plan, limit, args).await
         } else {
             let args = args!["restore", "--detach", "--bundle", bundle, "--image-path", images, &plan.id];
-            self.run_in_netns(engine, plan, LONG, args).await
+            self.run_in_netns(engine, plan, limit, args).await
         }
     }
 
-    async fn wait_restore(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
+    async fn wait_restore(&self, engine: &EngineRef, plan: &CreatePlan, images: &Path) -> Result<()> {
         if !engine.features.background_restore {
             return Ok(());
         }
-        self.run(engine, plan, LONG, args!["wait", "--restore", &plan.id]).await
+        let limit = time_for(files::tree_bytes(images)?);
+        self.run(engine, plan, limit, args!["wait", "--restore", &plan.id]).await
     }
 
     async fn state(&self, engine: &EngineRef, id: &str) -> Result<Option<RuntimeState>> {
@@ -280,7 +286,9 @@ impl Runtime for RunscRuntime {
             return Ok(false);
         }
         files::remove_tree(file).await?;
-        self.run(engine, plan, LONG, args!["tar", "rootfs-upper", "-file", file, &plan.id]).await?;
+        // What it holds is in a file without a name: its bound is all that is known.
+        let limit = time_for(plan.disk / 8);
+        self.run(engine, plan, limit, args!["tar", "rootfs-upper", "-file", file, &plan.id]).await?;
         Ok(true)
     }
 }

@@ -98,7 +98,7 @@ impl Core {
                 self.host.runtime.restore(&made.engine, &made.create, &images).await?;
                 made.shim.identify(&self.identity(record, copy)?).await?;
                 self.open_to_the_world(turn, &made).await?;
-                self.host.runtime.wait_restore(&made.engine, &made.create).await?;
+                self.host.runtime.wait_restore(&made.engine, &made.create, &images).await?;
                 self.wait_ready(record, made.shim.as_ref()).await
             }
         }

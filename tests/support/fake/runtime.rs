@@ -124,7 +124,7 @@ impl Runtime for FakeRuntime {
         self.life.effect("restore", restore).await
     }
 
-    async fn wait_restore(&self, _engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
+    async fn wait_restore(&self, _engine: &EngineRef, plan: &CreatePlan, _images: &Path) -> Result<()> {
         self.life.ask("wait for the restore").await?;
         self.life.kernel.change(|s| in_state(s, "wait", &plan.id, &[Status::Running]).map(drop))
     }
