@@ -89,8 +89,21 @@ pub struct RunscRuntime {
 }
 
 const QUICK: Duration = Duration::from_secs(30);
-/// A checkpoint moves the pod's whole memory. Whoever asks for it has a limit of its own.
-const LONG: Duration = Duration::from_secs(600);
+/// For what is looked after in another way meanwhile.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Returns when a file has not grown for too long.
+async fn stands_still(file: &Path) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(QUICK).await;
+        let now = std::fs::metadata(file).map(|m| m.len()).ok();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
 
 /// What moves so many bytes gets longer: 16 MiB a second is slow for a disk.
 fn time_for(bytes: u64) -> Duration {
@@ -286,9 +299,15 @@ impl Runtime for RunscRuntime {
             return Ok(false);
         }
         files::remove_tree(file).await?;
-        // What it holds is in a file without a name: its bound is all that is known.
-        let limit = time_for(plan.disk / 8);
-        self.run(engine, plan, limit, args!["tar", "rootfs-upper", "-file", file, &plan.id]).await?;
+        // How much it holds is not known, but it must come.
+        let args = args!["tar", "rootfs-upper", "-file", file, &plan.id];
+        tokio::select! {
+            done = self.run(engine, plan, LONG, args) => done?,
+            () = stands_still(file) => {
+                let text = format!("tar sandbox {}: nothing came for {} s", plan.id, QUICK.as_secs());
+                return Err(Error::new(Code::Timeout, text));
+            }
+        }
         Ok(true)
     }
 }

@@ -19,8 +19,10 @@ use crate::host::runtime::{CreatePlan, RuntimeState};
 use crate::host::store::SnapshotUpload;
 use crate::model::{Code, Digest, Error, FileImage, LayerInfo, Manifest, PodRecord, PodState, Result, SnapshotId};
 
-/// How often it is tried to let a pod go on.
+/// How often it is tried at once to let a pod go on.
 const RESUMES: u32 = 3;
+/// From one later try to the next.
+const RESUME_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Core {
     /// Puts a running pod to sleep.
@@ -252,15 +254,20 @@ impl Core {
         Ok(upload)
     }
 
-    /// The pod goes on where it was paused. Tried whatever went wrong before.
-    pub(super) async fn go_on(&self, turn: &Turn<'_>, engine: &EngineRef, plan: &CreatePlan) {
+    /// The pod goes on where it was paused. Tried whatever went wrong before, and again later if the engine hangs.
+    pub(super) async fn go_on(self: &Arc<Self>, turn: &Turn<'_>, engine: &EngineRef, plan: &CreatePlan) {
+        let mut goes_on = false;
         for attempt in 1..=RESUMES {
-            let Err(e) = self.host.runtime.resume(engine, plan).await else { break };
-            match self.host.runtime.state(engine, &plan.id).await {
-                // It was not paused yet, or is not any more.
-                Ok(state) if !state.as_ref().is_some_and(RuntimeState::paused) => break,
-                _ => tracing::warn!(sandbox = %plan.id, attempt, error = %e.report(), "resume"),
+            match self.resume_sandbox(engine, plan).await {
+                Ok(()) => {
+                    goes_on = true;
+                    break;
+                }
+                Err(e) => tracing::warn!(sandbox = %plan.id, attempt, error = %e.report(), "resume"),
             }
+        }
+        if !goes_on {
+            self.resume_later(turn.record(), engine.clone(), plan.clone());
         }
         for attempt in 1..=RESUMES {
             let resumed = match turn.pod().shim() {
@@ -270,6 +277,43 @@ impl Core {
             let Err(e) = resumed else { break };
             tracing::warn!(sandbox = %plan.id, attempt, error = %e.report(), "let the pod go on");
         }
+    }
+
+    /// An error: it is still paused, or nobody can say.
+    async fn resume_sandbox(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
+        let Err(e) = self.host.runtime.resume(engine, plan).await else { return Ok(()) };
+        match self.host.runtime.state(engine, &plan.id).await {
+            // It was not paused yet, or is not any more.
+            Ok(state) if !state.as_ref().is_some_and(RuntimeState::paused) => Ok(()),
+            _ => Err(e),
+        }
+    }
+
+    /// Asks the engine again and again to let a pod go on, until it does or the pod is something else.
+    fn resume_later(self: &Arc<Self>, record: PodRecord, engine: EngineRef, plan: CreatePlan) {
+        let core = Arc::clone(self);
+        let Ok(pod) = self.find(record.id.as_str()) else { return };
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = core.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(RESUME_AGAIN) => {}
+                }
+                let turn = pod.turn().await;
+                let now = turn.record();
+                if now.incarnation != record.incarnation || now.state != PodState::Running {
+                    return;
+                }
+                if core.resume_sandbox(&engine, &plan).await.is_ok() {
+                    if let Ok(shim) = pod.shim()
+                        && let Err(e) = shim.resume().await
+                    {
+                        tracing::warn!(sandbox = %plan.id, error = %e.report(), "let the pod go on");
+                    }
+                    return;
+                }
+            }
+        });
     }
 
     async fn write_manifest(
