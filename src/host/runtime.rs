@@ -334,9 +334,13 @@ impl RunscRuntime {
     pub fn remove_root(&self) -> Result<()> {
         for name in files::list(&self.root)? {
             let path = self.root.join(&name);
-            match nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH) {
-                Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-                Err(e) => return Err(Error::internal(format!("unmount {}", path.display())).because(e)),
+            // Two sandboxes that were made at once mount it twice, one over the other.
+            loop {
+                match nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH) {
+                    Ok(()) => {}
+                    Err(nix::Error::EINVAL | nix::Error::ENOENT) => break,
+                    Err(e) => return Err(Error::internal(format!("unmount {}", path.display())).because(e)),
+                }
             }
         }
         files::remove_tree_now(&self.root)
