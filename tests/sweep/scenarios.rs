@@ -133,7 +133,7 @@ fn all(scenario: Scenario) {
 fn create() {
     all(Scenario {
         name: "create",
-        ports: 24_000,
+        ports: 21_000,
         setup: |_, _| async { Ok(()) }.boxed(),
         act: |core, _| async move { made(&core, true).await }.boxed(),
         again: |core, _| {
@@ -152,7 +152,7 @@ fn create() {
 fn start() {
     all(Scenario {
         name: "start",
-        ports: 24_020,
+        ports: 21_020,
         setup: |core, _| async move { made(&core, false).await }.boxed(),
         act: |core, _| async move { core.start_pod("web").await.map(drop) }.boxed(),
         again: |core, _| async move { core.start_pod("web").await.map(drop) }.boxed(),
@@ -165,7 +165,7 @@ fn start() {
 fn delete() {
     all(Scenario {
         name: "delete",
-        ports: 24_040,
+        ports: 21_040,
         setup: |core, _| async move { made(&core, true).await }.boxed(),
         act: |core, _| async move { core.delete_pod("web", true).await }.boxed(),
         again: |core, _| async move { removed(&core, "web").await }.boxed(),
@@ -179,7 +179,7 @@ fn import() {
     let has = |view: &View, _: &World| Ok(view.images.iter().any(|i| i.starts_with("other")));
     all(Scenario {
         name: "import",
-        ports: 24_060,
+        ports: 21_060,
         setup: |_, _| async { Ok(()) }.boxed(),
         act: |core, places| async move { imported(&core, &places).await }.boxed(),
         again: |core, places| async move { imported(&core, &places).await }.boxed(),
@@ -196,7 +196,7 @@ fn exec() {
     };
     all(Scenario {
         name: "exec",
-        ports: 24_080,
+        ports: 21_080,
         setup: |core, _| async move { made(&core, true).await }.boxed(),
         act: |core, _| async move { run(&core, "web", "add").await.map(drop) }.boxed(),
         again: |core, _| {
@@ -221,7 +221,7 @@ fn stop() {
     };
     all(Scenario {
         name: "stop",
-        ports: 24_100,
+        ports: 21_100,
         setup: |core, _| {
             async move {
                 made(&core, true).await?;
@@ -261,7 +261,7 @@ fn sleeping(view: &View, _: &World) -> std::result::Result<bool, String> {
 fn sleep() {
     all(Scenario {
         name: "sleep",
-        ports: 24_120,
+        ports: 21_120,
         setup: |core, _| async move { counted(&core, 2).await }.boxed(),
         act: |core, _| async move { slept(&core).await }.boxed(),
         again: |core, _| async move { slept_well(&core, "2").await }.boxed(),
@@ -274,7 +274,7 @@ fn sleep() {
 fn sleep_again() {
     all(Scenario {
         name: "sleep again",
-        ports: 24_140,
+        ports: 21_140,
         setup: |core, _| {
             async move {
                 counted(&core, 2).await?;
@@ -315,7 +315,7 @@ async fn woken_again(core: &Arc<Core>) -> Result<()> {
 fn wake() {
     all(Scenario {
         name: "wake",
-        ports: 24_160,
+        ports: 21_160,
         setup: |core, _| {
             async move {
                 counted(&core, 2).await?;
@@ -334,7 +334,7 @@ fn wake() {
 fn wake_from_the_store() {
     all(Scenario {
         name: "wake from the store",
-        ports: 24_180,
+        ports: 21_180,
         setup: |core, places| {
             async move {
                 counted(&core, 2).await?;
@@ -356,7 +356,7 @@ fn wake_from_the_store() {
 fn delete_a_sleeper() {
     all(Scenario {
         name: "delete a sleeper",
-        ports: 24_200,
+        ports: 21_200,
         setup: |core, _| {
             async move {
                 counted(&core, 2).await?;
@@ -379,7 +379,7 @@ fn take_a_snapshot() {
     };
     all(Scenario {
         name: "snapshot",
-        ports: 24_220,
+        ports: 21_220,
         setup: |core, _| async move { counted(&core, 2).await }.boxed(),
         act: |core, _| async move { taken(&core).await }.boxed(),
         again: |core, _| {
@@ -428,7 +428,7 @@ fn restore_a_copy() {
     };
     all(Scenario {
         name: "restore a copy",
-        ports: 24_240,
+        ports: 21_240,
         setup: |core, _| async move { with_snapshot(&core).await }.boxed(),
         act: |core, _| async move { copied(&core).await }.boxed(),
         again: |core, _| {
@@ -456,7 +456,7 @@ fn restore_in_place() {
     };
     all(Scenario {
         name: "restore in place",
-        ports: 24_260,
+        ports: 21_260,
         setup: |core, _| async move { with_a_past(&core).await }.boxed(),
         act: |core, _| async move { put_back(&core).await }.boxed(),
         again: |core, _| {
