@@ -38,6 +38,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         hostname: None,
         labels: Default::default(),
         ready: None,
+        restart: Default::default(),
     };
     let pod = PodRecord {
         id: PodId::random().unwrap(),
@@ -63,6 +64,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         exit_code: None,
         exit_reason: None,
         last_error: None,
+        restarts: Default::default(),
     };
     Manifest {
         id: id.clone(),

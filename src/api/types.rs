@@ -56,6 +56,10 @@ pub struct CreatePod {
     /// How to tell that the application answers: the call comes back when it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<ReadySpec>,
+    /// When its command is started again after it ended: `no` (the default), `on-failure`, `on-failure:MAX`, `unless-stopped`
+    /// or `always`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
     /// Whether the pod is started at once. Default true.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub start: bool,
@@ -190,6 +194,15 @@ pub struct Pod {
     pub exit_reason: Option<String>,
     /// The last failure, if what was asked last failed.
     pub last_error: Option<String>,
+    /// When its command is started again.
+    #[serde(default)]
+    pub restart: String,
+    /// How often it was started again since somebody started it.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// When it is started again, if that is to come.
+    #[serde(default)]
+    pub restart_at: Option<String>,
 }
 
 /// A forward.

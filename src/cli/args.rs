@@ -188,8 +188,11 @@ pub(super) struct Run {
     /// A label
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub(super) label: Vec<String>,
+    /// Start the command again when it has ended: no, on-failure[:MAX], unless-stopped or always
+    #[arg(long, value_name = "POLICY")]
+    pub(super) restart: Option<String>,
     /// Remove the pod when its command has ended
-    #[arg(long)]
+    #[arg(long, conflicts_with = "restart")]
     pub(super) rm: bool,
     /// Ready when GET answers: PORT[/PATH]
     #[arg(long, value_name = "PORT[/PATH]")]

@@ -111,7 +111,7 @@ async fn with_bar<T, F: Future<Output = T>>(work: impl FnOnce(Show<'static>) -> 
 
 async fn ps(client: &Client, all: bool, quiet: bool, json: bool) -> Done {
     let mut pods = client.pods().await?;
-    pods.retain(|p| all || !matches!(p.state.as_str(), "stopped" | "created" | "failed"));
+    pods.retain(|p| all || p.restart_at.is_some() || !matches!(p.state.as_str(), "stopped" | "created" | "failed"));
     if json {
         output::json(&pods);
     } else if quiet {

@@ -100,6 +100,7 @@ pub(super) fn ports(pod: &Pod) -> String {
 /// A state with how it came to it.
 pub(super) fn state(pod: &Pod) -> String {
     match (&pod.exit_code, &pod.exit_reason, pod.state.as_str()) {
+        (Some(code), _, "stopped") if pod.restart_at.is_some() => format!("restarting ({code})"),
         (Some(code), Some(reason), "stopped") if reason == "exited" => format!("stopped ({code})"),
         (Some(code), Some(reason), "stopped") => format!("stopped ({code}, {reason})"),
         _ => pod.state.clone(),

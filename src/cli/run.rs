@@ -106,6 +106,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         hostname: run.hostname.clone(),
         labels: labels.collect(),
         ready: ready(run)?,
+        restart: run.restart.clone(),
         start,
     })
 }

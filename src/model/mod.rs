@@ -4,6 +4,7 @@ mod error;
 mod id;
 mod image;
 mod pod;
+mod restart;
 mod snapshot;
 mod spec;
 
@@ -11,5 +12,6 @@ pub use error::{Attempt, Code, Error, Result};
 pub use id::{Digest, ImageName, InstanceTag, PodId, PodName, SnapshotId, hex};
 pub use image::{ImageConfig, ImageRecord, LayerInfo};
 pub use pod::{ExitReason, Forward, PodRecord, PodState, Protocol, RootfsMode, RuntimeId};
+pub use restart::{RestartPolicy, Restarts};
 pub use snapshot::{Extent, FileImage, Manifest, ManifestEnvelope, SnapshotInfo};
 pub use spec::{PodSpec, PortRequest, Ready, ReadyCheck, Resources, VolumeMount, is_user};

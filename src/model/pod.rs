@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, PodId, PodSpec, SnapshotId};
+use super::{Digest, PodId, PodSpec, Restarts, SnapshotId};
 
 /// Transport of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -238,12 +238,22 @@ pub struct PodRecord {
     pub exit_reason: Option<ExitReason>,
     /// The last failure, for `failed` pods and refused sleeps.
     pub last_error: Option<String>,
+    /// Restarts that its policy asked for, and the next one.
+    #[serde(default)]
+    pub restarts: Restarts,
 }
 
 impl PodRecord {
     /// The name of its newest sandbox.
     pub fn runtime_id(&self) -> RuntimeId {
         RuntimeId { pod: self.id.clone(), incarnation: self.incarnation }
+    }
+    /// Whether its command has ended for good: it does not sleep, and is not started again by itself.
+    pub fn has_ended(&self) -> bool {
+        match self.state {
+            PodState::Stopped => self.restarts.at.is_none(),
+            state => matches!(state, PodState::Failed | PodState::Deleting),
+        }
     }
     /// All layers of its root, lowest first (without init's).
     pub fn root_layers(&self) -> Vec<Digest> {

@@ -1,9 +1,10 @@
 //! The requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
-use torpor::api::types::{CreatePod, ExecPod, PortSpec, RestorePod, RestoreSnapshot, StopPod, WakePod};
+use torpor::api::types::{CreatePod, ExecPod, KillPod, PortSpec, RestorePod, RestoreSnapshot, StopPod, WakePod};
 use torpor::daemon::core::Core;
 use torpor::host::progress::Progress;
 use torpor::model::{Code, PodState, Result};
@@ -159,6 +160,52 @@ fn start() {
         done: |view, _| either(view, Some(PodState::Created), Some(PodState::Running)),
         makes_snapshots: false,
     });
+}
+
+/// It ends, and its policy wants it back.
+async fn ended_and_back(core: &Arc<Core>) -> Result<()> {
+    let before = core.inspect_pod("web")?.incarnation;
+    let sent = core.kill_pod("web", &KillPod { signal: "HUP".into() }).await;
+    // A signal that was said to be refused may have been heard.
+    let end = sent.is_err().then(|| tokio::time::Instant::now() + Duration::from_millis(500));
+    loop {
+        let pod = core.inspect_pod("web")?;
+        let back = pod.incarnation > before && pod.state == "running";
+        if back || end.is_some_and(|end| tokio::time::Instant::now() > end) {
+            return sent;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn restart_by_policy() {
+    let mut sweep = Sweep::new(Scenario {
+        name: "restart by policy",
+        ports: 24_280,
+        setup: |core, _| {
+            async move {
+                let request = CreatePod { restart: Some("always".into()), ..web(true) };
+                core.create_pod(request).await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { ended_and_back(&core).await }.boxed(),
+        again: |core, _| async move { ended_and_back(&core).await }.boxed(),
+        // Whatever befalls it: it runs.
+        done: |view, _| match state(view, "web") {
+            Some(PodState::Running) => Ok(true),
+            other => Err(format!("web is {other:?}")),
+        },
+        makes_snapshots: false,
+    });
+    // Not every crash of every recovery: each trial has a pause of 100 ms.
+    for meanwhile in [Meanwhile::Nothing, Meanwhile::Reboot, Meanwhile::ShimsDie, Meanwhile::SandboxesDie] {
+        sweep.crashes(meanwhile, false);
+    }
+    sweep.faults("refused", Fault::Refuse);
+    sweep.faults("done, said to have failed", Fault::Late);
+    sweep.finish();
 }
 
 #[test]

@@ -228,6 +228,10 @@ impl World {
         let core = Core::load(parts).await?;
         core.recover().await?;
         Arc::clone(&core).drop_orphaned_images().await;
+        // Restarts that policies ask for begin at once.
+        while core.list_pods().iter().any(|p| p.restart_at.is_some() || p.state == "starting") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // Stops that were cut off go on in the background.
         for pod in core.list_pods().iter().filter(|p| p.state == "stopping") {
             while core.inspect_pod(&pod.id)?.state == "stopping" {

@@ -98,6 +98,7 @@ impl Core {
             hostname: request.hostname.clone(),
             labels: request.labels.clone(),
             ready: request.ready.as_ref().map(ready).transpose()?,
+            restart: request.restart.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
             name,
         };
         admission::check(&spec)?;

@@ -263,11 +263,23 @@ impl Core {
         state: PodState,
         from: &mut From,
     ) -> Result<()> {
+        self.incarnate(turn, state, from, |_| ()).await
+    }
+
+    /// As [`Core::next_incarnation`], with what else changes in the record at once.
+    pub(super) async fn incarnate(
+        self: &Arc<Self>,
+        turn: &Turn<'_>,
+        state: PodState,
+        from: &mut From,
+        change: impl FnOnce(&mut PodRecord),
+    ) -> Result<()> {
         turn.commit(&self.db, |r| {
             r.state = state;
             r.incarnation += 1;
             r.boot_id = Some(self.boot_id.clone());
             r.sandbox_pid = None;
+            change(r);
         })
         .await?;
         self.bring_up(turn, from).await
@@ -298,6 +310,8 @@ impl Core {
             r.exit_code = None;
             r.exit_reason = None;
             r.last_error = None;
+            r.restarts.at = None;
+            r.restarts.stopped = false;
             change(r);
         })
         .await

@@ -203,6 +203,7 @@ fn attributes(what: Happened, before: &PodRecord, after: &PodRecord) -> BTreeMap
         Happened::Exited => {
             all.extend(after.exit_code.map(|c| ("exitCode", c.to_string())));
             all.extend(after.exit_reason.map(|r| ("exitReason", view::reason(r))));
+            all.extend(after.restarts.at.map(|t| ("restartAt", t.to_string())));
         }
         Happened::Sleeping | Happened::Woke => {
             all.extend(after.snapshot.as_ref().map(|s| ("snapshot", s.to_string())));

@@ -86,6 +86,8 @@ impl Core {
                 r.exit_code = Some(code);
                 r.exit_reason = Some(reason);
                 r.sandbox_pid = None;
+                let ran = super::restart::ran(r, at);
+                r.restarts.plan(r.spec.restart, code, ran, Timestamp::now());
                 match root {
                     Ok(layers) => r.private_layers = layers,
                     Err(e) => r.last_error = Some(format!("rootfs-reset: {}", e.report())),
@@ -99,12 +101,14 @@ impl Core {
         }
         if !saved {
             // How it ended is known to its shim alone until the database takes it.
+            self.restart_when_due(&committed);
             return Ok(committed);
         }
         teardown::sandbox(self, &record.runtime_id()).await;
         if committed.private_layers != record.private_layers {
             self.release_root(&record).await; // its next sandbox has another
         }
+        self.restart_when_due(&committed);
         Ok(committed)
     }
 

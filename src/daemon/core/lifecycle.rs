@@ -12,7 +12,8 @@ use super::pod::{Pod, Turn, wrong_state};
 use crate::host::files;
 use crate::host::shim::ExitRecord;
 use crate::model::{
-    Code, Error, ExitReason, Forward, ImageRecord, PodId, PodRecord, PodSpec, PodState, Result, RootfsMode, SnapshotId,
+    Code, Error, ExitReason, Forward, ImageRecord, PodId, PodRecord, PodSpec, PodState, Restarts, Result, RootfsMode,
+    SnapshotId,
 };
 use crate::plan::bundle;
 use crate::plan::events::Happened;
@@ -86,6 +87,7 @@ impl Core {
             exit_code: None,
             exit_reason: None,
             last_error: None,
+            restarts: Restarts::default(),
         };
         let added = match files::create_dir_all(&self.dirs.log(&record.id), 0o700) {
             Ok(()) => self.db.add_pod(&record).await,
@@ -185,14 +187,31 @@ impl Core {
             return Ok(record); // as docker: starting what runs is no error
         }
         turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;
-        let before = record.state;
+        self.begin(pod, &turn, |r| r.restarts = Restarts::default(), |_| ()).await
+    }
+
+    /// Starts the command of a pod at rest, with what changes in the record when that begins and when it runs.
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        turn: &Turn<'_>,
+        beginning: impl FnOnce(&mut PodRecord),
+        running: impl FnOnce(&mut PodRecord),
+    ) -> Result<PodRecord> {
+        let before = turn.record().state;
         if pod.unsaved() {
             // Its last sandbox is still there: the next one's record must not hide it.
             turn.commit(&self.db, |_| ()).await?;
-            self.finish_teardown(&turn).await;
+            self.finish_teardown(turn).await;
         }
-        let started = match self.next_incarnation(&turn, PodState::Starting, &mut From::Command).await {
-            Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await, // what was being restored is left alone
+        let started = match self.incarnate(turn, PodState::Starting, &mut From::Command, beginning).await {
+            Ok(()) => {
+                let change = |r: &mut PodRecord| {
+                    r.pending = None; // what was being restored is left alone
+                    running(r);
+                };
+                self.mark_running(pod, turn, change).await
+            }
             Err(e) => Err(e),
         };
         match started {
@@ -221,11 +240,16 @@ impl Core {
         let turn = pod.turn_if_there().await?;
         let record = turn.record();
         match record.state {
-            PodState::Stopped | PodState::Created => return Ok(record),
+            PodState::Stopped => return self.forget_restart(&turn).await,
+            PodState::Created => return Ok(record),
             PodState::Running => {}
             _ => return Err(wrong_state(&record, "stop it")),
         }
-        turn.commit(&self.db, |r| r.state = PodState::Stopping).await?;
+        turn.commit(&self.db, |r| {
+            r.state = PodState::Stopping;
+            r.restarts.stopped = true;
+        })
+        .await?;
         let exit = self.end_command(pod, &record, signal, grace).await;
         self.record_exit(&turn, &exit, PodState::Stopped, None).await
     }
@@ -260,6 +284,14 @@ impl Core {
         let record = pod.record();
         if record.state != PodState::Running {
             return Err(wrong_state(&record, "send it a signal"));
+        }
+        let ends = signal == libc::SIGKILL || signal == super::admit::stop_signal(&record.image_config);
+        if ends && !record.spec.restart.is_no() {
+            // As docker: whoever kills it does not want it back.
+            let turn = pod.turn_if_there().await?;
+            turn.require(&[PodState::Running], "send it a signal")?;
+            self.forget_restart(&turn).await?;
+            return pod.shim()?.signal(signal).await;
         }
         pod.shim()?.signal(signal).await
     }
@@ -314,7 +346,7 @@ impl Core {
     pub(super) async fn wait(&self, pod: &Pod) -> Result<(i32, ExitReason)> {
         let mut watch = pod.watch();
         let ended = watch
-            .wait_for(|r| matches!(r.state, PodState::Stopped | PodState::Failed | PodState::Deleting))
+            .wait_for(PodRecord::has_ended)
             .await
             .map_err(|e| Error::internal("wait for the pod").because(e))?
             .clone();

@@ -14,6 +14,7 @@ mod images;
 mod lifecycle;
 mod pod;
 mod recovery;
+mod restart;
 mod root;
 mod service;
 mod sleep;
@@ -172,6 +173,10 @@ impl Core {
 
     fn insert(&self, pod: Arc<Pod>) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.record().id, pod);
+    }
+
+    fn pod(&self, id: &PodId) -> Option<Arc<Pod>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     fn forget(&self, id: &PodId) {

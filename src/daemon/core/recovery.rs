@@ -29,7 +29,9 @@ impl Core {
             }
         }
         self.remove_strays().await;
-        self.publish_forwards().await
+        self.publish_forwards().await?;
+        self.restart_after_start().await;
+        Ok(())
     }
 
     async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::host::layers::ImportSource;
 use crate::host::logs::{self, LogLine, LogQuery};
 use crate::host::progress::Progress;
 use crate::host::shim::ExecOutput;
-use crate::model::{Code, Error, PodState, Result};
+use crate::model::{Code, Error, PodRecord, PodState, Result};
 
 /// The longest grace period.
 const LONGEST_GRACE: u64 = 3600;
@@ -190,9 +190,8 @@ impl Core {
         let (over, ended) = watch::channel(false);
         let (mut record, shutdown) = (pod.watch(), self.shutdown.clone());
         tokio::spawn(async move {
-            let at_rest = |s: PodState| matches!(s, PodState::Stopped | PodState::Failed | PodState::Deleting);
             tokio::select! {
-                _ = record.wait_for(|r| at_rest(r.state)) => {}
+                _ = record.wait_for(PodRecord::has_ended) => {}
                 () = shutdown.cancelled() => {}
                 () = over.closed() => {}
             }

@@ -333,6 +333,7 @@ impl Core {
         pod.pending = None;
         pod.sandbox_pid = None;
         pod.last_error = None;
+        pod.restarts = Default::default();
         let manifest = Manifest {
             id: id.clone(),
             created_at: Timestamp::now(),

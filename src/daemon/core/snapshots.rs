@@ -120,6 +120,7 @@ impl Core {
         turn.commit(&self.db, |r| {
             r.state = PodState::Restoring;
             r.pending = Some(id.clone());
+            r.restarts.at = None;
         })
         .await?;
         self.take_down(&turn).await;

@@ -2,7 +2,7 @@
 
 use super::Core;
 use crate::api::types;
-use crate::model::{ImageRecord, Manifest, PodRecord, SnapshotInfo};
+use crate::model::{ImageRecord, Manifest, PodRecord, PodState, SnapshotInfo};
 
 impl Core {
     /// A pod as the API shows it.
@@ -49,6 +49,9 @@ impl Core {
             exit_code: r.exit_code,
             exit_reason: r.exit_reason.map(reason),
             last_error: r.last_error.clone(),
+            restart: r.spec.restart.to_string(),
+            restart_count: r.restarts.count,
+            restart_at: r.restarts.at.filter(|_| r.state == PodState::Stopped).map(|t| t.to_string()),
         }
     }
 }
