@@ -147,6 +147,7 @@ impl Stage {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), cases.len(), "two cases of one name");
+        support::tried(cases.len());
         let mut wrong = Vec::new();
         for (what, bytes, verdict) in cases {
             let (reached, report) = self.import(what, bytes).await;

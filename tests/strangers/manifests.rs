@@ -259,7 +259,9 @@ pub async fn run(cases: impl FnOnce(&Canary, &Forge) -> Vec<Case>) {
     let pid = d.pid().unwrap();
     let before = canary::resident(pid);
     let mut wrong = Vec::new();
-    for (what, make, codes) in cases(&canary, &forge) {
+    let all = cases(&canary, &forge);
+    crate::support::tried(all.len());
+    for (what, make, codes) in all {
         let mut forged = forge.copy();
         make(&mut forged);
         forge.write(&forged);

@@ -31,6 +31,10 @@ fn every_promise_names_tests_that_exist() {
     let mut all = BTreeSet::new();
     tests(&root.join("tests"), "", &mut all);
     let text = std::fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
+    let mut checks = String::new();
+    for entry in std::fs::read_dir(root.join("tests/vm")).unwrap().flatten() {
+        checks += &std::fs::read_to_string(entry.path()).unwrap();
+    }
     let mut promises = 0;
     for part in text.split("\n## ").skip(1) {
         let title = part.lines().next().unwrap();
@@ -44,6 +48,10 @@ fn every_promise_names_tests_that_exist() {
         assert!(!named.is_empty(), "{title} names no test");
         for name in named {
             assert!(all.contains(name), "{title} names {name}, which is no test");
+        }
+        let (_, in_vm) = part.split_once("in the VM").unwrap_or_default();
+        for name in in_vm.split('`').skip(1).step_by(2).filter(|n| !n.contains("::")) {
+            assert!(checks.contains(&format!("\ncheck_{name}()")), "{title} names {name}, which is no check");
         }
     }
     assert!(promises >= 9, "{promises} promises");
