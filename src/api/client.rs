@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use super::problem::Problem;
 use super::types::{
     CreatePod, Doctor, Event, ExecPod, ExecResult, ExitInfo, Health, Image, ImportDirectory, KillPod, LogLine, Pod,
-    ProgressInfo, RestorePod, RestoreSnapshot, Snapshot, Step, StopPod, Version, WakePod,
+    ProgressInfo, RenamePod, RestorePod, RestoreSnapshot, Snapshot, Step, StopPod, UpdatePod, Version, WakePod,
 };
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -279,6 +279,20 @@ impl Client {
     /// [`ClientError`].
     pub async fn stop(&self, pod: &str, how: &StopPod) -> Result<Pod> {
         self.post(&Self::pod(pod, "/stop"), how).await
+    }
+    /// `POST .../rename`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rename(&self, pod: &str, name: &str) -> Result<Pod> {
+        self.post(&Self::pod(pod, "/rename"), &RenamePod { name: name.into() }).await
+    }
+    /// `PATCH /v1/pods/{pod}`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn update(&self, pod: &str, change: &UpdatePod) -> Result<Pod> {
+        self.json(Method::PATCH, &Self::pod(pod, ""), Some(serde_json::to_vec(change).map_err(broken)?)).await
     }
     /// `POST .../kill`.
     ///

@@ -251,6 +251,35 @@ pub struct KillPod {
     pub signal: String,
 }
 
+/// A pod's new name.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RenamePod {
+    /// The name.
+    pub name: String,
+}
+
+/// What is to be changed; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpdatePod {
+    /// Labels to set; `null` takes one away.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Processors, such as 0.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Bytes of memory, or a text such as `512m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// When its command is started again; see `restart` of a new pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
+}
+
 /// How to wake a pod.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -344,7 +373,7 @@ pub struct Event {
     /// To go on after it.
     pub id: String,
     /// `created`, `started`, `exited`, `oom`, `stopped`, `sleeping`, `woke`, `snapshot`, `restored`, `rootfs-reset`, `failed`,
-    /// `removed`, or `gap`: some events before the next one are not known any more.
+    /// `renamed`, `updated`, `removed`, or `gap`: some events before the next one are not known any more.
     pub r#type: String,
     /// When (RFC 3339); not for a gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::events::Events;
+use super::update::Update;
 
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
 #[derive(Debug, Parser)]
@@ -111,6 +112,10 @@ pub(super) enum Command {
     },
     /// Put a pod back to a snapshot of it
     Restore { pod: String, snapshot: String },
+    /// Give a pod another name
+    Rename { pod: String, name: String },
+    /// Change labels, limits and restart policies of pods
+    Update(Update),
     /// Wait for the end of pods' commands and print their exit codes
     Wait {
         #[arg(required = true)]

@@ -52,6 +52,14 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let c = client()?;
             each(&[pod], json, async |p| with_bar(|bar| c.restore(p, &snapshot, bar)).await.map(Some)).await
         }
+        Command::Rename { pod, name } => {
+            let c = client()?;
+            each(&[pod], json, async |p| c.rename(p, &name).await.map(Some)).await
+        }
+        Command::Update(args) => {
+            let (c, request) = (client()?, args.request()?);
+            each(&args.pods, json, async |p| c.update(p, &request).await.map(Some)).await
+        }
         Command::Events(args) => events::events(&client()?, &args, json).await,
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,

@@ -33,6 +33,8 @@ pub struct Usage {
 pub trait Cgroups: Send + Sync {
     /// Makes a sandbox's cgroup with its limits.
     async fn ensure(&self, id: &str, limits: &Limits) -> Result<()>;
+    /// Changes the limits of one that is in use.
+    async fn limit(&self, id: &str, limits: &Limits) -> Result<()>;
     /// Kills what is left in it and removes it; not there: nothing to do.
     async fn remove(&self, id: &str) -> Result<()>;
     /// What it uses.
@@ -276,6 +278,17 @@ impl Cgroups for RealCgroups {
             }
         }
         Ok(())
+    }
+
+    async fn limit(&self, id: &str, limits: &Limits) -> Result<()> {
+        if let Layout::V1(_) = &self.layout {
+            let swap = self.dir("memory", id).join("memory.memsw.limit_in_bytes");
+            // With swap there may never be less than without.
+            if swap.exists() && number(&swap, None)? < limits.memory {
+                write(&swap, &limits.memory.to_string())?;
+            }
+        }
+        self.ensure(id, limits).await
     }
 
     async fn remove(&self, id: &str) -> Result<()> {

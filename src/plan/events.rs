@@ -27,13 +27,17 @@ pub enum Happened {
     RootfsReset,
     /// What was tried with it failed.
     Failed,
+    /// It has another name.
+    Renamed,
+    /// Its labels, limits or policy were changed.
+    Updated,
     /// It is gone.
     Removed,
 }
 
 impl Happened {
     /// Every type.
-    pub const ALL: [Happened; 12] = [
+    pub const ALL: [Happened; 14] = [
         Happened::Created,
         Happened::Started,
         Happened::Exited,
@@ -45,6 +49,8 @@ impl Happened {
         Happened::Restored,
         Happened::RootfsReset,
         Happened::Failed,
+        Happened::Renamed,
+        Happened::Updated,
         Happened::Removed,
     ];
 
@@ -62,6 +68,8 @@ impl Happened {
             Happened::Restored => "restored",
             Happened::RootfsReset => "rootfs-reset",
             Happened::Failed => "failed",
+            Happened::Renamed => "renamed",
+            Happened::Updated => "updated",
             Happened::Removed => "removed",
         }
     }
@@ -102,6 +110,13 @@ pub fn between(before: &PodRecord, after: &PodRecord) -> Vec<Happened> {
     }
     if reset {
         all.push(Happened::RootfsReset);
+    }
+    let (old, new) = (&before.spec, &after.spec);
+    if old.name != new.name {
+        all.push(Happened::Renamed);
+    }
+    if (&old.labels, old.resources, old.restart) != (&new.labels, new.resources, new.restart) {
+        all.push(Happened::Updated);
     }
     all
 }

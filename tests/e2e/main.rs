@@ -19,3 +19,4 @@ mod secrets;
 mod sleep;
 #[path = "../support/mod.rs"]
 mod support;
+mod update;

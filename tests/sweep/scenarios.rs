@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use torpor::api::types::{CreatePod, ExecPod, KillPod, PortSpec, RestorePod, RestoreSnapshot, StopPod, WakePod};
+use torpor::api::types::{
+    CreatePod, ExecPod, KillPod, PortSpec, RenamePod, RestorePod, RestoreSnapshot, Size, StopPod, UpdatePod, WakePod,
+};
 use torpor::daemon::core::Core;
 use torpor::host::progress::Progress;
 use torpor::model::{Code, PodState, Result};
@@ -182,7 +184,7 @@ async fn ended_and_back(core: &Arc<Core>) -> Result<()> {
 fn restart_by_policy() {
     let mut sweep = Sweep::new(Scenario {
         name: "restart by policy",
-        ports: 24_280,
+        ports: 21_280,
         setup: |core, _| {
             async move {
                 let request = CreatePod { restart: Some("always".into()), ..web(true) };
@@ -206,6 +208,43 @@ fn restart_by_policy() {
     sweep.faults("refused", Fault::Refuse);
     sweep.faults("done, said to have failed", Fault::Late);
     sweep.finish();
+}
+
+#[test]
+fn update() {
+    async fn changed(core: &Arc<Core>) -> Result<()> {
+        let request = UpdatePod { memory: Some(Size::Text("1g".into())), ..UpdatePod::default() };
+        core.update_pod("web", request).await.map(drop)
+    }
+    all(Scenario {
+        name: "update",
+        ports: 21_300,
+        setup: |core, _| async move { made(&core, true).await }.boxed(),
+        act: |core, _| async move { changed(&core).await }.boxed(),
+        again: |core, _| async move { changed(&core).await }.boxed(),
+        done: |view, _| {
+            either(view, None, Some(PodState::Running))?;
+            Ok(view.pods["web"].spec.resources.memory == 1 << 30)
+        },
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn rename() {
+    async fn renamed(core: &Arc<Core>) -> Result<()> {
+        let id = core.list_pods()[0].id.clone();
+        core.rename_pod(&id, RenamePod { name: "site".into() }).await.map(drop)
+    }
+    all(Scenario {
+        name: "rename",
+        ports: 21_320,
+        setup: |core, _| async move { made(&core, true).await }.boxed(),
+        act: |core, _| async move { renamed(&core).await }.boxed(),
+        again: |core, _| async move { renamed(&core).await }.boxed(),
+        done: |view, _| Ok(view.pods.contains_key("site")),
+        makes_snapshots: false,
+    });
 }
 
 #[test]

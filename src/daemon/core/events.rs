@@ -210,6 +210,7 @@ fn attributes(what: Happened, before: &PodRecord, after: &PodRecord) -> BTreeMap
         }
         Happened::Restored => all.extend(before.pending.as_ref().map(|s| ("snapshot", s.to_string()))),
         Happened::RootfsReset => all.extend(after.last_error.as_ref().map(|e| ("error", e.clone()))),
+        Happened::Renamed => drop(all.insert("oldName", before.spec.name.to_string())),
         Happened::Failed => {
             all.insert("while", before.state.to_string());
             all.extend(after.last_error.as_ref().map(|e| ("error", e.clone())));

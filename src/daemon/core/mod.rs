@@ -21,6 +21,7 @@ mod sleep;
 mod snapshots;
 mod teardown;
 mod tidy;
+mod update;
 mod view;
 
 use std::collections::BTreeMap;

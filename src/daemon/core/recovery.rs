@@ -167,6 +167,7 @@ impl Core {
                 _ => self.go_on(turn, &engine, &plan).await,
             }
         }
+        self.limit_as_recorded(&record).await;
         tracing::info!(pod = %record.id, name = %record.spec.name, pid = ?status.sandbox_pid, "adopted");
         self.watch_exit(pod);
         Ok(())

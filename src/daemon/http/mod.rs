@@ -9,6 +9,7 @@ mod socket;
 mod store;
 mod stream;
 mod system;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;

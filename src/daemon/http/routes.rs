@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{answer, events, pods, store, system};
+use super::{answer, events, pods, store, system, update};
 use crate::daemon::core::Core;
 
 /// Bytes of a JSON body.
@@ -36,7 +36,8 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::doctor))
         .routes(routes!(events::events))
         .routes(routes!(pods::create, pods::list))
-        .routes(routes!(pods::inspect, pods::delete))
+        .routes(routes!(pods::inspect, pods::delete, update::update))
+        .routes(routes!(update::rename))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
         .routes(routes!(pods::kill))

@@ -123,6 +123,13 @@ impl Cgroups for FakeCgroups {
             .await
     }
 
+    async fn limit(&self, id: &str, _limits: &Limits) -> Result<()> {
+        let there = |s: &mut super::kernel::State| {
+            if s.cgroups.contains(id) { Ok(()) } else { Err(Error::internal(format!("limit the cgroup of {id}"))) }
+        };
+        self.life.effect("limit the cgroup", |k| k.change(there)).await
+    }
+
     async fn remove(&self, id: &str) -> Result<()> {
         self.life
             .effect("remove the cgroup", |k| {
