@@ -294,6 +294,20 @@ impl Client {
     pub async fn update(&self, pod: &str, change: &UpdatePod) -> Result<Pod> {
         self.json(Method::PATCH, &Self::pod(pod, ""), Some(serde_json::to_vec(change).map_err(broken)?)).await
     }
+    /// `POST .../pause`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pause(&self, pod: &str) -> Result<Pod> {
+        self.json(Method::POST, &Self::pod(pod, "/pause"), None).await
+    }
+    /// `POST .../resume`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn resume(&self, pod: &str) -> Result<Pod> {
+        self.json(Method::POST, &Self::pod(pod, "/resume"), None).await
+    }
     /// `POST .../kill`.
     ///
     /// # Errors

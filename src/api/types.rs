@@ -153,7 +153,7 @@ pub struct Pod {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// `creating`, `created`, `starting`, `running`, `suspending`, `sleeping`, `waking`, `restoring`, `stopping`, `stopped`,
+    /// `creating`, `created`, `starting`, `running`, `paused`, `suspending`, `sleeping`, `waking`, `restoring`, `stopping`, `stopped`,
     /// `failed` or `deleting`.
     pub state: String,
     /// Name of its image.
@@ -372,7 +372,7 @@ pub struct LogLine {
 pub struct Event {
     /// To go on after it.
     pub id: String,
-    /// `created`, `started`, `exited`, `oom`, `stopped`, `sleeping`, `woke`, `snapshot`, `restored`, `rootfs-reset`, `failed`,
+    /// `created`, `started`, `exited`, `oom`, `stopped`, `paused`, `resumed`, `sleeping`, `woke`, `snapshot`, `restored`, `rootfs-reset`, `failed`,
     /// `renamed`, `updated`, `removed`, or `gap`: some events before the next one are not known any more.
     pub r#type: String,
     /// When (RFC 3339); not for a gap.

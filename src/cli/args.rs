@@ -112,6 +112,17 @@ pub(super) enum Command {
     },
     /// Put a pod back to a snapshot of it
     Restore { pod: String, snapshot: String },
+    /// Let pods stand still in memory
+    Pause {
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Let paused pods go on
+    #[command(alias = "resume")]
+    Unpause {
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
     /// Give a pod another name
     Rename { pod: String, name: String },
     /// Change labels, limits and restart policies of pods

@@ -52,6 +52,14 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let c = client()?;
             each(&[pod], json, async |p| with_bar(|bar| c.restore(p, &snapshot, bar)).await.map(Some)).await
         }
+        Command::Pause { pods } => {
+            let c = client()?;
+            each(&pods, json, async |p| c.pause(p).await.map(Some)).await
+        }
+        Command::Unpause { pods } => {
+            let c = client()?;
+            each(&pods, json, async |p| c.resume(p).await.map(Some)).await
+        }
         Command::Rename { pod, name } => {
             let c = client()?;
             each(&[pod], json, async |p| c.rename(p, &name).await.map(Some)).await

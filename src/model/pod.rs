@@ -39,6 +39,8 @@ pub enum PodState {
     Starting,
     /// Its command runs.
     Running,
+    /// Its command stands still in memory.
+    Paused,
     /// Being saved into object storage.
     Suspending,
     /// Saved; no process, no memory.
@@ -59,11 +61,12 @@ pub enum PodState {
 
 impl PodState {
     /// Every state.
-    pub const ALL: [PodState; 12] = [
+    pub const ALL: [PodState; 13] = [
         PodState::Creating,
         PodState::Created,
         PodState::Starting,
         PodState::Running,
+        PodState::Paused,
         PodState::Suspending,
         PodState::Sleeping,
         PodState::Waking,
@@ -77,14 +80,15 @@ impl PodState {
     /// Whether a pod in this state may go to `next`.
     pub fn may_become(self, next: PodState) -> bool {
         use PodState::{
-            Created, Creating, Deleting, Failed, Restoring, Running, Sleeping, Starting, Stopped, Stopping, Suspending,
-            Waking,
+            Created, Creating, Deleting, Failed, Paused, Restoring, Running, Sleeping, Starting, Stopped, Stopping,
+            Suspending, Waking,
         };
         match self {
             Creating => matches!(next, Created | Running | Deleting),
             Created | Stopped => matches!(next, Starting | Restoring | Deleting),
             Starting => matches!(next, Running | Stopped | Failed | Created | Stopping | Deleting),
-            Running => matches!(next, Suspending | Restoring | Stopping | Stopped | Deleting),
+            Running => matches!(next, Paused | Suspending | Restoring | Stopping | Stopped | Deleting),
+            Paused => matches!(next, Running | Suspending | Restoring | Stopping | Stopped | Deleting),
             Suspending => matches!(next, Sleeping | Running | Stopping | Stopped | Deleting),
             Sleeping => matches!(next, Waking | Restoring | Stopped | Deleting),
             Waking => matches!(next, Running | Sleeping | Failed | Stopped | Deleting),
@@ -110,6 +114,7 @@ impl PodState {
             PodState::Created => "created",
             PodState::Starting => "starting",
             PodState::Running => "running",
+            PodState::Paused => "paused",
             PodState::Suspending => "suspending",
             PodState::Sleeping => "sleeping",
             PodState::Waking => "waking",

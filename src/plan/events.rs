@@ -15,6 +15,10 @@ pub enum Happened {
     Oom,
     /// It ended because somebody asked for it.
     Stopped,
+    /// It stands still in memory.
+    Paused,
+    /// It goes on after it stood still.
+    Resumed,
     /// It went to sleep.
     Sleeping,
     /// It goes on where it slept.
@@ -37,12 +41,14 @@ pub enum Happened {
 
 impl Happened {
     /// Every type.
-    pub const ALL: [Happened; 14] = [
+    pub const ALL: [Happened; 16] = [
         Happened::Created,
         Happened::Started,
         Happened::Exited,
         Happened::Oom,
         Happened::Stopped,
+        Happened::Paused,
+        Happened::Resumed,
         Happened::Sleeping,
         Happened::Woke,
         Happened::Snapshot,
@@ -62,6 +68,8 @@ impl Happened {
             Happened::Exited => "exited",
             Happened::Oom => "oom",
             Happened::Stopped => "stopped",
+            Happened::Paused => "paused",
+            Happened::Resumed => "resumed",
             Happened::Sleeping => "sleeping",
             Happened::Woke => "woke",
             Happened::Snapshot => "snapshot",
@@ -77,7 +85,9 @@ impl Happened {
 
 /// What lies between two records of one pod, in the order in which it happened. An intent is nothing that has happened.
 pub fn between(before: &PodRecord, after: &PodRecord) -> Vec<Happened> {
-    use PodState::{Created, Creating, Deleting, Failed, Restoring, Running, Sleeping, Starting, Stopped, Stopping};
+    use PodState::{
+        Created, Creating, Deleting, Failed, Paused, Restoring, Running, Sleeping, Starting, Stopped, Stopping,
+    };
     use PodState::{Suspending, Waking};
     let mut all = Vec::new();
     let new_error = after.last_error.is_some() && after.last_error != before.last_error;
@@ -91,8 +101,10 @@ pub fn between(before: &PodRecord, after: &PodRecord) -> Vec<Happened> {
         (Starting, Running) => all.push(Happened::Started),
         (Restoring, Running) => all.push(Happened::Restored),
         (Waking, Running) => all.push(Happened::Woke),
+        (Running, Paused) => all.push(Happened::Paused),
+        (Paused, Running) => all.push(Happened::Resumed),
         (Suspending, Sleeping) => all.push(Happened::Sleeping),
-        (Running | Stopping | Suspending, Stopped) => {
+        (Running | Paused | Stopping | Suspending, Stopped) => {
             if after.exit_reason == Some(ExitReason::Oom) {
                 all.push(Happened::Oom);
             }

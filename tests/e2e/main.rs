@@ -11,6 +11,7 @@ mod events;
 mod isolation;
 mod life;
 mod limits;
+mod pause;
 mod policies;
 mod recovery;
 #[path = "../support/s3.rs"]

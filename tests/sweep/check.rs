@@ -73,7 +73,7 @@ impl View {
         let state = world.kernel.look().clone();
         let pods: Vec<PodRecord> = self.pods.values().cloned().collect();
         let live: BTreeMap<String, &PodRecord> =
-            pods.iter().filter(|r| r.state == PodState::Running).map(|r| (r.runtime_id().to_string(), r)).collect();
+            pods.iter().filter(|r| alive(r.state)).map(|r| (r.runtime_id().to_string(), r)).collect();
         let wanted: BTreeSet<String> = live.keys().cloned().collect();
         self.same("sandbox", &state.sandboxes.keys().cloned().collect(), &wanted);
         self.same("shim", &state.shims.keys().cloned().collect(), &wanted);
@@ -87,15 +87,21 @@ impl View {
             let (name, rest) = (&record.spec.name, record.state);
             if !matches!(
                 rest,
-                PodState::Running | PodState::Created | PodState::Stopped | PodState::Sleeping | PodState::Failed
+                PodState::Running
+                    | PodState::Paused
+                    | PodState::Created
+                    | PodState::Stopped
+                    | PodState::Sleeping
+                    | PodState::Failed
             ) {
                 self.wrong.push(format!("pod {name} is {rest} for ever"));
             }
-            if rest == PodState::Running {
+            if alive(rest) {
                 let Some(sandbox) = state.sandboxes.get(&record.runtime_id().to_string()) else { continue };
                 let shim = &state.shims.get(&record.runtime_id().to_string());
-                if sandbox.status != Status::Running || sandbox.memory.quiet || shim.is_some_and(|s| s.quiet) {
-                    self.wrong.push(format!("pod {name} is running, its sandbox {:?}, {shim:?}", sandbox.status));
+                let wanted = if rest == PodState::Paused { Status::Paused } else { Status::Running };
+                if sandbox.status != wanted || sandbox.memory.quiet || shim.is_some_and(|s| s.quiet) {
+                    self.wrong.push(format!("pod {name} is {rest}, its sandbox {:?}, {shim:?}", sandbox.status));
                 }
                 if sandbox.memory.command.is_none() {
                     self.wrong.push(format!("pod {name} runs without its command"));
@@ -112,7 +118,7 @@ impl View {
             }
             let uppers = names(&world.state().join("pods").join(record.id.as_str()));
             let upper = format!("upper-{}", record.incarnation);
-            if uppers.iter().any(|u| u.starts_with("upper-") && (rest != PodState::Running || *u != upper)) {
+            if uppers.iter().any(|u| u.starts_with("upper-") && (!alive(rest) || *u != upper)) {
                 self.wrong.push(format!("pod {name} is {rest} and has {uppers:?}"));
             }
         }
@@ -172,6 +178,10 @@ impl View {
             }
         }
     }
+}
+
+fn alive(state: PodState) -> bool {
+    matches!(state, PodState::Running | PodState::Paused)
 }
 
 fn torpor_hostname(record: &PodRecord) -> String {

@@ -221,7 +221,13 @@ fn update() {
         ports: 21_300,
         setup: |core, _| async move { made(&core, true).await }.boxed(),
         act: |core, _| async move { changed(&core).await }.boxed(),
-        again: |core, _| async move { changed(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                changed(&core).await
+            }
+            .boxed()
+        },
         done: |view, _| {
             either(view, None, Some(PodState::Running))?;
             Ok(view.pods["web"].spec.resources.memory == 1 << 30)
@@ -243,6 +249,80 @@ fn rename() {
         act: |core, _| async move { renamed(&core).await }.boxed(),
         again: |core, _| async move { renamed(&core).await }.boxed(),
         done: |view, _| Ok(view.pods.contains_key("site")),
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn pause() {
+    let paused = |view: &View, _: &World| match state(view, "web") {
+        Some(PodState::Stopped) if view.lost => Ok(true), // what stood still, too, ended with the host
+        _ => either(view, Some(PodState::Running), Some(PodState::Paused)),
+    };
+    all(Scenario {
+        name: "pause",
+        ports: 21_340,
+        setup: |core, _| async move { made(&core, true).await }.boxed(),
+        act: |core, _| async move { core.pause_pod("web").await.map(drop) }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                core.pause_pod("web").await.map(drop)
+            }
+            .boxed()
+        },
+        done: paused,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn resume() {
+    all(Scenario {
+        name: "resume",
+        ports: 21_360,
+        setup: |core, _| {
+            async move {
+                made(&core, true).await?;
+                core.pause_pod("web").await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { core.resume_pod("web").await.map(drop) }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                core.resume_pod("web").await.map(drop)
+            }
+            .boxed()
+        },
+        done: |view, _| either(view, Some(PodState::Paused), Some(PodState::Running)),
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn sleep_of_a_paused_pod() {
+    let asleep = |view: &View, _: &World| match state(view, "web") {
+        Some(PodState::Sleeping) => Ok(true),
+        // It had to go on for a moment, and what was not acknowledged may stop there.
+        Some(PodState::Paused | PodState::Running) => Ok(false),
+        Some(PodState::Stopped) if view.lost => Ok(false),
+        other => Err(format!("web is {other:?}")),
+    };
+    all(Scenario {
+        name: "sleep of a paused pod",
+        ports: 21_380,
+        setup: |core, _| {
+            async move {
+                counted(&core, 2).await?;
+                core.pause_pod("web").await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { slept(&core).await }.boxed(),
+        again: |core, _| async move { slept_well(&core, "2").await }.boxed(),
+        done: asleep,
         makes_snapshots: false,
     });
 }

@@ -22,7 +22,7 @@ impl Core {
             };
             let turn = pod.turn().await;
             let record = turn.record();
-            if record.incarnation != incarnation || record.state != PodState::Running {
+            if record.incarnation != incarnation || !matches!(record.state, PodState::Running | PodState::Paused) {
                 return; // somebody else took it down
             }
             let exit = match ended {

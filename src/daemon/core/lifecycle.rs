@@ -243,6 +243,8 @@ impl Core {
             PodState::Stopped => return self.forget_restart(&turn).await,
             PodState::Created => return Ok(record),
             PodState::Running => {}
+            // A signal would wait for ever.
+            PodState::Paused => self.thaw(&turn).await?,
             _ => return Err(wrong_state(&record, "stop it")),
         }
         turn.commit(&self.db, |r| {

@@ -12,6 +12,7 @@ mod exits;
 mod files;
 mod images;
 mod lifecycle;
+mod pause;
 mod pod;
 mod recovery;
 mod restart;
@@ -286,7 +287,12 @@ impl Core {
         for record in self.records() {
             let open = matches!(
                 record.state,
-                PodState::Running | PodState::Starting | PodState::Waking | PodState::Restoring | PodState::Creating
+                PodState::Running
+                    | PodState::Paused
+                    | PodState::Starting
+                    | PodState::Waking
+                    | PodState::Restoring
+                    | PodState::Creating
             ) && record.sandbox_pid.is_some();
             for f in &record.forwards {
                 let target = std::net::SocketAddrV4::new(record.address, f.pod);

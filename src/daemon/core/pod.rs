@@ -181,6 +181,7 @@ pub(super) fn wrong_state(record: &PodRecord, to: &str) -> Error {
         PodState::Created | PodState::Stopped => "start it first",
         PodState::Sleeping => "wake it first",
         PodState::Running => "stop it first, or force it",
+        PodState::Paused => "resume it first",
         PodState::Failed => "look at its lastError; start it, wake it, restore a snapshot into it or remove it",
         PodState::Creating
         | PodState::Starting

@@ -98,7 +98,7 @@ impl Core {
                 .await
                 .map(drop)
             }
-            PodState::Running | PodState::Suspending if rebooted => {
+            PodState::Running | PodState::Paused | PodState::Suspending if rebooted => {
                 let slept = match &record.pending {
                     Some(id) if record.state == PodState::Suspending => {
                         self.host.store.manifest(id).await.map(|_| id.clone())
@@ -129,7 +129,7 @@ impl Core {
                 }?;
                 self.drop_pending(&turn).await
             }
-            PodState::Running | PodState::Suspending => self.adopt(pod, &turn).await,
+            PodState::Running | PodState::Paused | PodState::Suspending => self.adopt(pod, &turn).await,
         }
     }
 
@@ -147,7 +147,9 @@ impl Core {
             self.record_exit(turn, &exit, PodState::Stopped, None).await?;
             return self.drop_pending(turn).await;
         }
-        if record.state == PodState::Suspending || record.pending.is_some() {
+        if record.state == PodState::Paused {
+            self.stand_still(&record).await;
+        } else if record.state == PodState::Suspending || record.pending.is_some() {
             // It was being saved when torpord ended: it may stand still.
             let (engine, plan) = self.engine_and_plan(&record)?;
             self.go_on(turn, &engine, &plan).await;

@@ -32,15 +32,33 @@ impl Core {
         if record.state == PodState::Sleeping {
             return Ok(record);
         }
-        turn.require(&[PodState::Running], "put it to sleep")?;
+        turn.require(&[PodState::Running, PodState::Paused], "put it to sleep")?;
+        if record.state == PodState::Paused {
+            // Its init has to be asked; on failure it stands still again.
+            self.thaw(&turn).await?;
+            turn.commit(&self.db, |r| r.state = PodState::Running).await?;
+        }
+        let slept = self.save_and_end(pod, &turn, progress).await;
+        if slept.is_err()
+            && record.state == PodState::Paused
+            && let Err(e) = self.freeze(&turn).await
+        {
+            tracing::warn!(pod = %record.id, error = %e.report(), "pause a pod again");
+        }
+        slept
+    }
+
+    /// Saves a running pod, and ends its sandbox once that is recorded.
+    async fn save_and_end(self: &Arc<Self>, pod: &Arc<Pod>, turn: &Turn<'_>, progress: &Progress) -> Result<PodRecord> {
+        let record = turn.record();
         let id = SnapshotId::random()?;
         turn.commit(&self.db, |r| {
             r.state = PodState::Suspending;
             r.pending = Some(id.clone());
         })
         .await?;
-        if let Err(e) = self.save_pod(&turn, &id, false, progress).await {
-            return Err(self.stay_awake(pod, &turn, e).await);
+        if let Err(e) = self.save_pod(turn, &id, false, progress).await {
+            return Err(self.stay_awake(pod, turn, e).await);
         }
         let committed = turn
             .commit(&self.db, |r| {
@@ -56,15 +74,15 @@ impl Core {
             Err(e) => {
                 // The sandbox is all there is until the database says otherwise.
                 match self.engine_and_plan(&record) {
-                    Ok((engine, plan)) => self.go_on(&turn, &engine, &plan).await,
+                    Ok((engine, plan)) => self.go_on(turn, &engine, &plan).await,
                     Err(e) => tracing::error!(pod = %record.id, error = %e.report(), "let the pod go on"),
                 }
                 self.drop_snapshot(&id).await;
-                return Err(self.stay_awake(pod, &turn, e).await);
+                return Err(self.stay_awake(pod, turn, e).await);
             }
         };
-        self.take_down(&turn).await;
-        if let Err(e) = self.drop_pending(&turn).await {
+        self.take_down(turn).await;
+        if let Err(e) = self.drop_pending(turn).await {
             tracing::warn!(pod = %record.id, error = %e.report(), "forget the snapshot before");
         }
         Ok(record)
@@ -280,7 +298,7 @@ impl Core {
     }
 
     /// An error: it is still paused, or nobody can say.
-    async fn resume_sandbox(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
+    pub(super) async fn resume_sandbox(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
         let Err(e) = self.host.runtime.resume(engine, plan).await else { return Ok(()) };
         match self.host.runtime.state(engine, &plan.id).await {
             // It was not paused yet, or is not any more.

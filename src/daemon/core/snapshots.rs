@@ -110,7 +110,14 @@ impl Core {
             ))
             .hint("make a new pod of it with `torpor snapshot restore`"));
         }
-        let states = [PodState::Running, PodState::Created, PodState::Stopped, PodState::Sleeping, PodState::Failed];
+        let states = [
+            PodState::Running,
+            PodState::Paused,
+            PodState::Created,
+            PodState::Stopped,
+            PodState::Sleeping,
+            PodState::Failed,
+        ];
         turn.require(&states, "restore a snapshot into it")?;
         self.preflight(&manifest)?;
         let new = self.new_layers.read().await;
@@ -178,7 +185,8 @@ impl Core {
     /// Removes a snapshot on request. One in which a pod sleeps is refused.
     pub(super) async fn remove_snapshot(&self, id: &SnapshotId) -> Result<()> {
         if let Some(r) = self.records().iter().find(|r| {
-            (r.snapshot.as_ref() == Some(id) && !matches!(r.state, PodState::Running)) || r.pending.as_ref() == Some(id)
+            (r.snapshot.as_ref() == Some(id) && !matches!(r.state, PodState::Running | PodState::Paused))
+                || r.pending.as_ref() == Some(id)
         }) {
             return Err(Error::new(Code::InUse, format!("pod {} sleeps in snapshot {id}", r.spec.name))
                 .hint("wake or remove the pod first"));

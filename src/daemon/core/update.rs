@@ -60,7 +60,7 @@ impl Core {
         admission::check(&spec)?;
         let (old, new) = (Limits::of(&before.resources), Limits::of(&spec.resources));
         let name = record.runtime_id().to_string();
-        let live = old != new && matches!(record.state, PodState::Running);
+        let live = old != new && matches!(record.state, PodState::Running | PodState::Paused);
         if live && new.memory < old.memory {
             let used = self.host.cgroups.usage(&name).await?.memory;
             if used > new.memory {

@@ -38,6 +38,8 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pods::create, pods::list))
         .routes(routes!(pods::inspect, pods::delete, update::update))
         .routes(routes!(update::rename))
+        .routes(routes!(update::pause))
+        .routes(routes!(update::resume))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
         .routes(routes!(pods::kill))

@@ -40,3 +40,24 @@ pub(super) async fn update(
 ) -> Answer<Json<Pod>> {
     Ok(Json(core.update_pod(&pod, request).await?))
 }
+
+/// Lets a pod stand still in memory: none of its programs runs until it is resumed. It can be stopped, put to sleep (it runs when
+/// it wakes) and removed by force as it is.
+#[utoipa::path(post, path = "/v1/pods/{pod}/pause", tag = "pods", operation_id = "pausePod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It stands still", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; it goes on", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn pause(State(core): Cored, Path(pod): Path<String>) -> Answer<Json<Pod>> {
+    Ok(Json(core.pause_pod(&pod).await?))
+}
+
+/// Lets a paused pod go on.
+#[utoipa::path(post, path = "/v1/pods/{pod}/resume", tag = "pods", operation_id = "resumePod",
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It runs", body = Pod),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; it stays paused", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn resume(State(core): Cored, Path(pod): Path<String>) -> Answer<Json<Pod>> {
+    Ok(Json(core.resume_pod(&pod).await?))
+}
