@@ -217,6 +217,10 @@ impl FromStr for ImageName {
             Some(i) if !s[i + 1..].contains('/') => (&s[..i], &s[i + 1..]),
             _ => (s, "latest"),
         };
+        // With its tag, as it is shown and kept: what was taken once must be taken again.
+        if repository.len() + 1 + tag.len() > 255 {
+            return bad("with its tag it has more than 255 characters");
+        }
         let tag_ok = tag.len() <= 128
             && tag.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
             && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
@@ -256,6 +260,15 @@ impl From<ImageName> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_name_is_the_same_when_it_is_read_again() {
+        for (length, fits) in [(1, true), (248, true), (249, false), (255, false)] {
+            let name = "a".repeat(length).parse::<ImageName>();
+            assert_eq!(name.is_ok(), fits, "{length}");
+            assert!(name.is_err() || name.as_ref().unwrap().to_string().parse::<ImageName>().unwrap() == name.unwrap());
+        }
+    }
 
     #[test]
     fn image_names_follow_the_reference_grammar() {
