@@ -5,6 +5,7 @@ cache=${TORPOR_CACHE:-/var/cache/torpor-build}
 tools=$cache/tools/bin
 export PATH=$tools:$PATH
 
+go_version=1.26.3
 runsc_version=v0.0.0-20260905035102-160fafc42237
 nextest_version=0.9.143
 deny_version=0.20.2
