@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use super::problem::Problem;
 use super::types::{
     CreatePod, Doctor, Event, ExecPod, ExecResult, ExitInfo, Health, Image, ImportDirectory, KillPod, LogLine, Pod,
-    ProgressInfo, RenamePod, RestorePod, RestoreSnapshot, Snapshot, Step, StopPod, UpdatePod, Version, WakePod,
+    ProgressInfo, RenamePod, RestorePod, RestoreSnapshot, Snapshot, Stats, Step, StopPod, UpdatePod, Version, WakePod,
 };
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -252,6 +252,25 @@ impl Client {
     pub async fn pods(&self) -> Result<Vec<Pod>> {
         self.get("/v1/pods").await
     }
+    /// `GET /v1/pods` with filters: `query` such as `state=running&label=team=a`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pods_where(&self, query: &str) -> Result<Vec<Pod>> {
+        Ok(self.pods_page(query).await?.0)
+    }
+    /// As [`Client::pods_where`]; with it the query of the next page, if there is one.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pods_page(&self, query: &str) -> Result<(Vec<Pod>, Option<String>)> {
+        let response = self.send(Method::GET, &format!("/v1/pods?{query}"), "application/json", None, empty()).await?;
+        let link = response.headers().get(hyper::header::LINK).and_then(|l| l.to_str().ok());
+        let next = link.and_then(|l| l.strip_prefix("</v1/pods?")?.strip_suffix(">; rel=\"next\""));
+        let next = next.map(str::to_owned);
+        let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        Ok((serde_json::from_slice(&bytes).map_err(broken)?, next))
+    }
     /// `GET /v1/pods/{pod}`.
     ///
     /// # Errors
@@ -362,6 +381,22 @@ impl Client {
     /// [`ClientError`].
     pub async fn logs(&self, pod: &str, query: &str) -> Result<impl Stream<Item = Result<LogLine>> + Send + use<>> {
         let path = Self::pod(pod, &format!("/logs?{query}"));
+        let response = self.send(Method::GET, &path, "application/x-ndjson", None, empty()).await?;
+        Ok(lines(response).map(|line| serde_json::from_slice(&line?).map_err(broken)))
+    }
+    /// `GET .../stats`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stats(&self, pod: &str) -> Result<Stats> {
+        self.get(&Self::pod(pod, "/stats")).await
+    }
+    /// `GET .../stats?stream=true`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stats_stream(&self, pod: &str) -> Result<impl Stream<Item = Result<Stats>> + Send + use<>> {
+        let path = Self::pod(pod, "/stats?stream=true");
         let response = self.send(Method::GET, &path, "application/x-ndjson", None, empty()).await?;
         Ok(lines(response).map(|line| serde_json::from_slice(&line?).map_err(broken)))
     }

@@ -366,6 +366,52 @@ pub struct LogLine {
     pub partial: bool,
 }
 
+/// What a pod uses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// The pod's id.
+    pub pod: String,
+    /// Its name.
+    pub name: String,
+    /// When this was read (RFC 3339).
+    pub at: String,
+    /// Of one processor, since the last line of a stream or over a fifth of a second.
+    pub cpu_percent: f64,
+    /// Nanoseconds of processor time since its sandbox began.
+    pub cpu_ns: u64,
+    /// Processors it may use.
+    pub cpus: f64,
+    /// Bytes of memory, the sandbox's own included, without cache that the kernel can take back at once.
+    pub memory: u64,
+    /// Bytes of memory it may use.
+    pub memory_limit: u64,
+    /// Processes and threads of its sandbox on the host.
+    pub pids: u64,
+    /// How many it may have.
+    pub pids_limit: u32,
+    /// Its network link, since its sandbox began.
+    pub network: NetworkStats,
+    /// Bytes that its writable layer takes on the host's disk.
+    pub disk: u64,
+    /// Bytes of the writable layer.
+    pub disk_limit: u64,
+}
+
+/// What went over a pod's network link, as the pod sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkStats {
+    /// Bytes that it got.
+    pub rx_bytes: u64,
+    /// Packets that it got.
+    pub rx_packets: u64,
+    /// Bytes that it sent.
+    pub tx_bytes: u64,
+    /// Packets that it sent.
+    pub tx_packets: u64,
+}
+
 /// Something that happened to a pod, or a gap in what is known of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

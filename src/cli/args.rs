@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::events::Events;
+use super::stats::Usage;
 use super::update::Update;
 
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
@@ -41,6 +42,9 @@ pub(super) enum Command {
         /// Only ids
         #[arg(short, long)]
         quiet: bool,
+        /// Only those with label=NAME[=VALUE], name=PART, or state=STATE
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
     },
     /// Show all about pods
     Inspect {
@@ -132,6 +136,8 @@ pub(super) enum Command {
         #[arg(required = true)]
         pods: Vec<String>,
     },
+    /// Show what pods use
+    Stats(Usage),
     /// Show what happens to pods, as it happens
     Events(Events),
     /// Snapshots

@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::run;
+use super::{run, stats};
 use crate::api::client::Client;
 use crate::api::types::{self, RestoreSnapshot, StopPod, WakePod};
 
@@ -19,7 +19,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Run(args) => run::run(&client()?, &args, json).await,
         Command::Create(args) => run::create(&client()?, &args, json).await,
         Command::Exec(args) => run::exec(&client()?, &args, json).await,
-        Command::Ps { all, quiet } => ps(&client()?, all, quiet, json).await,
+        Command::Ps { all, quiet, filter } => ps(&client()?, all, quiet, &filter, json).await,
         Command::Inspect { pods } => inspect(&client()?, &pods).await,
         Command::Logs { follow, tail, since, timestamps, pod } => {
             logs(&client()?, &pod, follow, tail, since.as_deref(), timestamps, json).await
@@ -68,6 +68,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let (c, request) = (client()?, args.request()?);
             each(&args.pods, json, async |p| c.update(p, &request).await.map(Some)).await
         }
+        Command::Stats(args) => stats::stats(&client()?, &args, json).await,
         Command::Events(args) => events::events(&client()?, &args, json).await,
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
@@ -125,8 +126,16 @@ async fn with_bar<T, F: Future<Output = T>>(work: impl FnOnce(Show<'static>) -> 
     done
 }
 
-async fn ps(client: &Client, all: bool, quiet: bool, json: bool) -> Done {
-    let mut pods = client.pods().await?;
+async fn ps(client: &Client, all: bool, quiet: bool, filter: &[String], json: bool) -> Done {
+    let split = |f: &String| match f.split_once('=') {
+        Some((key @ ("label" | "name" | "state"), value)) => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Failure::Own(format!("{f:?} is no filter: label=NAME[=VALUE], name=PART or state=STATE"))),
+    };
+    let filter = filter.iter().map(split).collect::<Result<Vec<_>, _>>()?;
+    // As docker: whoever names a state wants to see it.
+    let all = all || filter.iter().any(|(key, _)| key == "state");
+    let query: Vec<(&str, String)> = filter.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+    let mut pods = client.pods_where(&crate::api::client::query(&query)).await?;
     pods.retain(|p| all || p.restart_at.is_some() || !matches!(p.state.as_str(), "stopped" | "created" | "failed"));
     if json {
         output::json(&pods);

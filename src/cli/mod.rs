@@ -6,6 +6,7 @@ mod commands;
 mod events;
 mod output;
 mod run;
+mod stats;
 mod update;
 
 use std::process::ExitCode;

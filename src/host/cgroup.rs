@@ -22,6 +22,8 @@ use crate::plan::limits::{Limits, shares_of_all};
 pub struct Usage {
     /// Bytes of memory.
     pub memory: u64,
+    /// Bytes of it that are cache which the kernel can take back at once.
+    pub cache: u64,
     /// Nanoseconds of processor time.
     pub cpu_ns: u64,
     /// Tasks.
@@ -304,6 +306,7 @@ impl Cgroups for RealCgroups {
         Ok(match &self.layout {
             Layout::V1(_) => Usage {
                 memory: number(&self.dir("memory", id).join("memory.usage_in_bytes"), None)?,
+                cache: number(&self.dir("memory", id).join("memory.stat"), Some("total_inactive_file"))?,
                 cpu_ns: number(&self.dir("cpuacct", id).join("cpuacct.usage"), None)?,
                 pids: number(&self.dir("pids", id).join("pids.current"), None)?,
             },
@@ -311,6 +314,7 @@ impl Cgroups for RealCgroups {
                 let dir = self.dir("", id);
                 Usage {
                     memory: number(&dir.join("memory.current"), None)?,
+                    cache: number(&dir.join("memory.stat"), Some("inactive_file"))?,
                     cpu_ns: number(&dir.join("cpu.stat"), Some("usage_usec"))? * 1000,
                     pids: number(&dir.join("pids.current"), None)?,
                 }

@@ -156,6 +156,26 @@ pub fn remove_tree_now(path: &Path) -> Result<()> {
     failed(remove::remove(path), "remove", path)
 }
 
+/// Bytes that files of a directory take on the disk which the process holds open, holes left out. They may have no name any
+/// more. A process that is gone holds none.
+///
+/// # Errors
+/// It can't be looked at.
+pub fn held_bytes(process: u32, dir: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let open = PathBuf::from(format!("/proc/{process}/fd"));
+    let mut seen = std::collections::BTreeMap::new();
+    for name in list(&open)? {
+        let path = open.join(name);
+        if std::fs::read_link(&path).is_ok_and(|to| to.starts_with(dir))
+            && let Ok(m) = std::fs::metadata(&path)
+        {
+            seen.insert((m.dev(), m.ino()), m.blocks() * 512);
+        }
+    }
+    Ok(seen.values().sum())
+}
+
 /// Bytes free for root on the file system of `path`.
 ///
 /// # Errors

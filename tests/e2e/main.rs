@@ -18,6 +18,7 @@ mod recovery;
 mod s3;
 mod secrets;
 mod sleep;
+mod stats;
 #[path = "../support/mod.rs"]
 mod support;
 mod update;

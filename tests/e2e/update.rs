@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use torpor::api::types::{Pod, Size, UpdatePod};
+use torpor::api::types::{CreatePod, Pod, Size, UpdatePod};
 
-use crate::daemon::{self, Daemon, get};
+use crate::daemon::{self, Daemon, get, script};
 
 /// Values of a cgroup's file, v1 or v2, wherever it is there.
 fn limit(pod: &Pod, files: [&str; 2]) -> Vec<String> {
@@ -86,4 +86,54 @@ async fn a_running_pod_gets_another_name_other_labels_and_other_limits() {
     assert_eq!(torpor(&["update", "back"]), Some(1));
     let back = d.client.inspect("back").await.unwrap();
     assert_eq!((back.resources.memory, back.labels["c"].as_str(), back.restart.as_str()), (400 << 20, "3", "always"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_filtered_and_come_in_pages() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    for n in 0..5 {
+        let labels = [("n".to_owned(), n.to_string()), ("odd".to_owned(), (n % 2).to_string())].into();
+        let made = CreatePod { labels, start: n == 0, ..script(&format!("pod-{n}"), "sleep 1000") };
+        d.client.create_pod(&made).await.unwrap();
+    }
+    let names = async |query: &str| {
+        let pods = d.client.pods_where(query).await.unwrap();
+        pods.into_iter().map(|p| p.name.trim_start_matches("pod-").to_owned()).collect::<Vec<_>>().join("")
+    };
+    assert_eq!(names("").await, "01234");
+    assert_eq!(names("label=odd=1").await, "13");
+    assert_eq!(names("label=odd=0&label=n&state=created").await, "24");
+    assert_eq!(
+        (names("state=running").await, names("state=running&state=created").await),
+        ("0".into(), "01234".into())
+    );
+    assert_eq!((names("name=d-3&name=pod-1").await, names("name=nosuch").await), ("13".into(), "".into()));
+    let (mut query, mut seen) = ("limit=2&name=pod".to_owned(), Vec::new());
+    loop {
+        let (page, next) = d.client.pods_page(&query).await.unwrap();
+        seen.push(page.iter().map(|p| p.name.clone()).collect::<Vec<_>>());
+        // The last of a page may go.
+        if seen.len() == 1 {
+            d.client.remove("pod-1", true).await.unwrap();
+        }
+        match next {
+            Some(next) => query = next,
+            None => break,
+        }
+    }
+    assert_eq!(seen, [vec!["pod-0", "pod-1"], vec!["pod-2", "pod-3"], vec!["pod-4"]]);
+    for bad in ["state=x", "limit=0", "limit=x", "after=x", "nosuch=1"] {
+        assert_eq!(daemon::code(&d.client.pods_where(bad).await.unwrap_err()), "invalid_request", "{bad}");
+    }
+    let said = Command::new(env!("CARGO_BIN_EXE_torpor"))
+        .args(["ps", "-f", "state=created", "-f", "label=odd=1"])
+        .env("TORPOR_HOST", format!("unix://{}", d.socket.display()))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(text.contains("pod-3") && !text.contains("pod-0") && !text.contains("pod-2"), "{text}");
 }

@@ -36,13 +36,6 @@ impl Core {
         Self::to_the_end(async move { core.create(spec, &image, request.start).await.map(|r| core.show_pod(&r)) }).await
     }
 
-    /// `GET /v1/pods`.
-    pub fn list_pods(&self) -> Vec<types::Pod> {
-        let mut records = self.records();
-        records.sort_by_key(|r| (r.created_at, r.id.clone()));
-        records.iter().map(|r| self.show_pod(r)).collect()
-    }
-
     /// `GET /v1/pods/{pod}`.
     ///
     /// # Errors

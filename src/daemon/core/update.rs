@@ -62,7 +62,8 @@ impl Core {
         let name = record.runtime_id().to_string();
         let live = old != new && matches!(record.state, PodState::Running | PodState::Paused);
         if live && new.memory < old.memory {
-            let used = self.host.cgroups.usage(&name).await?.memory;
+            let usage = self.host.cgroups.usage(&name).await?;
+            let used = usage.memory.saturating_sub(usage.cache);
             if used > new.memory {
                 let what = format!("pod {} uses {used} bytes of memory: {} are too few", record.spec.name, new.memory);
                 return Err(Error::new(Code::InUse, what).hint("give it more, or stop it first"));

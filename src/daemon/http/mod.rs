@@ -3,9 +3,11 @@
 mod answer;
 mod connections;
 mod events;
+mod list;
 mod pods;
 mod routes;
 mod socket;
+mod stats;
 mod store;
 mod stream;
 mod system;

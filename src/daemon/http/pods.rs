@@ -30,13 +30,6 @@ pub(super) async fn create(State(core): Cored, Body(request): Body<CreatePod>) -
     Ok((StatusCode::CREATED, Json(core.create_pod(request).await?)))
 }
 
-/// Lists all pods, oldest first.
-#[utoipa::path(get, path = "/v1/pods", tag = "pods", operation_id = "listPods",
-    responses((status = 200, description = "The pods", body = Vec<Pod>)))]
-pub(super) async fn list(State(core): Cored) -> Json<Vec<Pod>> {
-    Json(core.list_pods())
-}
-
 /// Shows a pod.
 #[utoipa::path(get, path = "/v1/pods/{pod}", tag = "pods", operation_id = "inspectPod",
     params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),

@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{answer, events, pods, store, system, update};
+use super::{answer, events, list, pods, stats, store, system, update};
 use crate::daemon::core::Core;
 
 /// Bytes of a JSON body.
@@ -35,7 +35,7 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::version))
         .routes(routes!(system::doctor))
         .routes(routes!(events::events))
-        .routes(routes!(pods::create, pods::list))
+        .routes(routes!(pods::create, list::list))
         .routes(routes!(pods::inspect, pods::delete, update::update))
         .routes(routes!(update::rename))
         .routes(routes!(update::pause))
@@ -49,6 +49,7 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pods::wait))
         .routes(routes!(pods::exec))
         .routes(routes!(pods::logs))
+        .routes(routes!(stats::stats))
         .routes(routes!(pods::snapshot))
         .routes(routes!(store::snapshots))
         .routes(routes!(store::snapshot, store::delete_snapshot))

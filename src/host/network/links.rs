@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkFlags};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
@@ -58,6 +58,24 @@ impl Links {
             Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => Ok(false),
             Err(e) => Err(Error::internal(format!("look at link {name}")).because(e)),
         }
+    }
+
+    /// What has gone over a link, seen from its other end.
+    pub(super) async fn counters(&self, name: &str) -> Result<super::Counters> {
+        let what = || format!("read the counters of link {name}");
+        let mut found = self.handle.link().get().match_name(name.to_owned()).execute();
+        let link = found.try_next().await.attempt(Code::Internal, what)?;
+        let all = link.into_iter().flat_map(|l| l.attributes);
+        let mut counted = all.filter_map(|a| match a {
+            LinkAttribute::Stats64(s) => Some(super::Counters {
+                rx_bytes: s.tx_bytes,
+                rx_packets: s.tx_packets,
+                tx_bytes: s.rx_bytes,
+                tx_packets: s.rx_packets,
+            }),
+            _ => None,
+        });
+        counted.next().ok_or_else(|| Error::internal(what()))
     }
 
     /// The index of a link that must be there.

@@ -33,6 +33,8 @@ pub trait Network: Send + Sync {
     async fn attach(&self, pod: &PodNet) -> Result<PathBuf>;
     /// Gives the link its address again, which a sandbox takes off when it starts.
     async fn readdress(&self, pod: &PodNet) -> Result<()>;
+    /// What has gone over a pod's link since it was made.
+    async fn counters(&self, pod: &PodNet) -> Result<Counters>;
     /// Removes a pod's namespace and link; not there: nothing to do.
     async fn detach(&self, pod: &PodNet) -> Result<()>;
     /// Sets the whole table of forwards in one step.
@@ -41,6 +43,19 @@ pub trait Network: Send + Sync {
     async fn list(&self) -> Result<Vec<String>>;
     /// Removes what all pods share. Only when there are none.
     async fn remove_all(&self) -> Result<()>;
+}
+
+/// What has gone over a link, as the pod at its end sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes to the pod.
+    pub rx_bytes: u64,
+    /// Packets to the pod.
+    pub rx_packets: u64,
+    /// Bytes of the pod.
+    pub tx_bytes: u64,
+    /// Packets of the pod.
+    pub tx_packets: u64,
 }
 
 /// Settings of a network.
@@ -259,6 +274,10 @@ impl Network for RealNetwork {
         self.address_pod(&inside, pod).await?;
         let index = inside.require("eth0").await?;
         inside.add_route(None, pod.gateway, index).await
+    }
+
+    async fn counters(&self, pod: &PodNet) -> Result<Counters> {
+        self.router()?.counters(&pod.link).await
     }
 
     async fn detach(&self, pod: &PodNet) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use torpor::host::cgroup::{Cgroups, Usage};
 use torpor::host::layers::Layers;
-use torpor::host::network::{Network, PodNet};
+use torpor::host::network::{Counters, Network, PodNet};
 use torpor::host::rootfs::Roots;
 use torpor::model::{Code, Digest, Error, Result};
 use torpor::plan::firewall::ForwardTo;
@@ -57,6 +57,12 @@ impl Network for FakeNetwork {
                 })
             })
             .await
+    }
+
+    async fn counters(&self, pod: &PodNet) -> Result<Counters> {
+        self.life.ask("read a link's counters").await?;
+        let there = self.life.kernel.look().netns.contains_key(&pod.id);
+        there.then(Counters::default).ok_or_else(|| Error::internal(format!("no link {}", pod.id)))
     }
 
     async fn detach(&self, pod: &PodNet) -> Result<()> {
@@ -148,7 +154,7 @@ impl Cgroups for FakeCgroups {
     async fn usage(&self, id: &str) -> Result<Usage> {
         self.life.ask("usage").await?;
         self.require(id)?;
-        Ok(Usage { memory: 1 << 20, cpu_ns: 1, pids: 1 })
+        Ok(Usage { memory: 1 << 20, cache: 0, cpu_ns: 1, pids: 1 })
     }
 
     fn oom_killed(&self, id: &str) -> Result<bool> {
