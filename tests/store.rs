@@ -185,6 +185,16 @@ async fn an_s3_bucket_is_a_store() {
     suite("s3://bucket/some/prefix").await;
 }
 
+/// Any other store: TORPOR_TEST_STORE is its URL, and its settings are in the environment as for torpord.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_that_is_named_is_a_store() {
+    let Ok(url) = std::env::var("TORPOR_TEST_STORE") else {
+        support::has("store", false);
+        return;
+    };
+    suite(&url).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_is_sent_while_it_is_written() {
     let dir = tempfile::tempdir().unwrap();
