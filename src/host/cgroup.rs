@@ -283,6 +283,9 @@ impl Cgroups for RealCgroups {
     }
 
     async fn limit(&self, id: &str, limits: &Limits) -> Result<()> {
+        if !self.dir("memory", id).is_dir() {
+            return Err(Error::internal(format!("limit the cgroup of {id}: it is not there")));
+        }
         if let Layout::V1(_) = &self.layout {
             let swap = self.dir("memory", id).join("memory.memsw.limit_in_bytes");
             // With swap there may never be less than without.

@@ -38,6 +38,8 @@ async fn network(net: &dyn Network, addressing: &Addressing) {
     net.readdress(&pod).await.unwrap();
     net.readdress(&pod).await.unwrap();
     assert!(net.readdress(&unknown).await.is_err());
+    net.counters(&pod).await.unwrap();
+    assert!(net.counters(&unknown).await.is_err());
     let forward = ForwardTo { host: 24_999, target: std::net::SocketAddrV4::new(address, 80) };
     for all in [&[forward][..], &[forward], &[], &[]] {
         net.set_forwards(all).await.unwrap();
@@ -61,6 +63,10 @@ async fn cgroups(groups: &dyn Cgroups) {
     groups.ensure(&one, &limits).await.unwrap();
     assert_eq!(groups.list().await.unwrap(), vec![one.clone()]);
     groups.usage(&one).await.unwrap();
+    for memory in [limits.memory * 2, limits.memory / 2] {
+        groups.limit(&one, &Limits { memory, ..limits }).await.unwrap();
+    }
+    assert!(groups.limit(&unknown, &limits).await.is_err());
     assert!(!groups.oom_killed(&one).unwrap());
     assert!(groups.usage(&unknown).await.is_err() && groups.oom_killed(&unknown).is_err());
     for gone in [&one, &one, &unknown] {

@@ -105,6 +105,8 @@ pub struct Core {
     new_layers: tokio::sync::RwLock<()>,
     /// Told when the database did not take a record.
     unsaved: tokio::sync::Notify,
+    /// Restarts at once: after a reboot all pods want to be first.
+    restarting: tokio::sync::Semaphore,
     shutdown: CancellationToken,
 }
 
@@ -163,6 +165,7 @@ impl Core {
             forwards: tokio::sync::Mutex::new(()),
             new_layers: tokio::sync::RwLock::new(()),
             unsaved: tokio::sync::Notify::new(),
+            restarting: tokio::sync::Semaphore::new(restart::AT_ONCE),
             shutdown,
         }))
     }

@@ -12,6 +12,12 @@ use super::Core;
 use super::pod::{Pod, Turn};
 use crate::model::{PodRecord, PodState, Result};
 
+/// Restarts under way at once.
+pub(super) const AT_ONCE: usize = 8;
+
+/// For so long a restart keeps others waiting.
+const SLOT: Duration = Duration::from_secs(10);
+
 /// How long a pod's command ran.
 pub(super) fn ran(record: &PodRecord, until: Timestamp) -> Duration {
     record.started_at.map_or(Duration::ZERO, |s| Duration::try_from(until.duration_since(s)).unwrap_or_default())
@@ -32,13 +38,26 @@ impl Core {
                 _ = watch.wait_for(|r| r.restarts.at != Some(at)) => return,
                 () = core.shutdown.cancelled() => return,
             }
-            let Ok(turn) = pod.turn_if_there().await else { return };
+            let slot = tokio::select! {
+                slot = core.restarting.acquire() => slot,
+                () = core.shutdown.cancelled() => return,
+            };
+            let (Ok(slot), Ok(turn)) = (slot, pod.turn_if_there().await) else { return };
             let record = turn.record();
             if record.state != PodState::Stopped || record.restarts.at != Some(at) {
                 return;
             }
             tracing::info!(pod = %record.id, name = %record.spec.name, count = record.restarts.count + 1, "restart");
-            if let Err(e) = core.start_again(&pod, &turn).await {
+            let mut work = std::pin::pin!(core.start_again(&pod, &turn));
+            let started = tokio::select! {
+                started = &mut work => started,
+                // It waits for its application: that is no work.
+                () = tokio::time::sleep(SLOT) => {
+                    drop(slot);
+                    work.await
+                }
+            };
+            if let Err(e) = started {
                 tracing::warn!(pod = %record.id, name = %record.spec.name, error = %e.report(), "restart");
             }
         });
@@ -62,6 +81,10 @@ impl Core {
     /// After a start of torpord: pods that wait for a restart get it, and those that policy wants to run are started.
     pub(super) async fn restart_after_start(self: &Arc<Self>) {
         for pod in self.pods() {
+            // One that is being stopped has its turn for as long as its command takes.
+            if pod.state() != PodState::Stopped {
+                continue;
+            }
             let turn = pod.turn().await;
             let mut record = turn.record();
             if record.state != PodState::Stopped {
