@@ -77,8 +77,8 @@ async fn a_sandbox_that_ends_while_no_shim_lives_is_said_to_be_lost() {
         return;
     }
     let mut pod = Pod::new().await;
-    pod.launch("printf half; sleep 1000").await;
-    until("the output", || async { pod.exec("true").await.exit_code == 0 }).await;
+    pod.launch("printf 'whole\\nhalf'; sleep 1000").await;
+    until("the output", || async { !pod.log().await.is_empty() }).await;
     let sandbox = pod.shim.status().await.unwrap().sandbox_pid.unwrap();
     pod.kill_shim().await;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(sandbox as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -88,7 +88,7 @@ async fn a_sandbox_that_ends_while_no_shim_lives_is_said_to_be_lost() {
     let exit = pod.shim.wait().await.unwrap();
     assert!(exit.code.is_none() && exit.sandbox_died, "{exit:?}");
     let lines: Vec<String> = pod.log().await.into_iter().map(|l| l.line).collect();
-    assert_eq!(lines, ["half"]);
+    assert_eq!(lines, ["whole", "half"]);
     pod.shim.shutdown().await.unwrap();
 }
 
