@@ -82,10 +82,7 @@ impl Core {
             Some(name) => name.parse()?,
             None => self.made_up_name()?,
         };
-        if let Some(other) = self.records().iter().find(|r| r.spec.name == name) {
-            return Err(Error::new(Code::NameTaken, format!("the name {name} is taken by pod {}", other.id.short()))
-                .hint("remove that pod or take another name"));
-        }
+        self.refuse_taken(&name)?;
         let spec = PodSpec {
             image: request.image.parse()?,
             command: request.command.clone(),
@@ -103,6 +100,17 @@ impl Core {
         };
         admission::check(&spec)?;
         Ok(spec)
+    }
+
+    /// Refuses a name that a pod has.
+    pub(super) fn refuse_taken(&self, name: &PodName) -> Result<()> {
+        match self.records().iter().find(|r| r.spec.name == *name) {
+            Some(other) => {
+                let text = format!("the name {name} is taken by pod {}", other.id.short());
+                Err(Error::new(Code::NameTaken, text).hint("remove that pod or take another name"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn made_up_name(&self) -> Result<PodName> {

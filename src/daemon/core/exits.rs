@@ -99,14 +99,12 @@ impl Core {
         if let Err(e) = self.publish_forwards().await {
             tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that ended");
         }
-        if !saved {
-            // How it ended is known to its shim alone until the database takes it.
-            self.restart_when_due(&committed);
-            return Ok(committed);
-        }
-        teardown::sandbox(self, &record.runtime_id()).await;
-        if committed.private_layers != record.private_layers {
-            self.release_root(&record).await; // its next sandbox has another
+        // Until the database takes how it ended, that is known to its shim alone.
+        if saved {
+            teardown::sandbox(self, &record.runtime_id()).await;
+            if committed.private_layers != record.private_layers {
+                self.release_root(&record).await; // its next sandbox has another
+            }
         }
         self.restart_when_due(&committed);
         Ok(committed)

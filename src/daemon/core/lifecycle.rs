@@ -204,17 +204,15 @@ impl Core {
             turn.commit(&self.db, |_| ()).await?;
             self.finish_teardown(turn).await;
         }
-        let started = match self.incarnate(turn, PodState::Starting, &mut From::Command, beginning).await {
-            Ok(()) => {
-                let change = |r: &mut PodRecord| {
-                    r.pending = None; // what was being restored is left alone
-                    running(r);
-                };
-                self.mark_running(pod, turn, change).await
-            }
-            Err(e) => Err(e),
+        let started = async {
+            self.incarnate(turn, PodState::Starting, &mut From::Command, beginning).await?;
+            let change = |r: &mut PodRecord| {
+                r.pending = None; // what was being restored is left alone
+                running(r);
+            };
+            self.mark_running(pod, turn, change).await
         };
-        match started {
+        match started.await {
             Ok(record) => Ok(record),
             Err(e) => {
                 let text = e.report();

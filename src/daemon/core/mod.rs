@@ -261,7 +261,8 @@ impl Core {
                     () = tokio::time::sleep(SAVE_AGAIN) => {}
                 }
                 for pod in self.pods().iter().filter(|p| p.unsaved()) {
-                    let turn = pod.turn().await;
+                    // One that was removed meanwhile has given its ports to others.
+                    let Ok(turn) = pod.turn_if_there().await else { continue };
                     if !pod.unsaved() {
                         continue;
                     }
@@ -275,12 +276,10 @@ impl Core {
         }
     }
 
-    /// Takes down what a pod at rest has kept because its record could not be saved.
+    /// Takes down what a pod at rest has kept: its record could not be saved, or torpord ended before its last step.
     async fn finish_teardown(self: &Arc<Self>, turn: &pod::Turn<'_>) {
         let record = turn.record();
-        let at_rest =
-            matches!(record.state, PodState::Created | PodState::Stopped | PodState::Failed | PodState::Sleeping);
-        if at_rest && record.incarnation > 0 {
+        if !record.state.may_have_sandbox() && record.incarnation > 0 {
             teardown::sandbox(self, &record.runtime_id()).await;
         }
     }

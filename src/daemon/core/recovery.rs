@@ -46,9 +46,7 @@ impl Core {
         match record.state {
             PodState::Creating | PodState::Deleting => self.erase(&turn).await,
             PodState::Created | PodState::Stopped | PodState::Failed | PodState::Sleeping => {
-                if record.incarnation > 0 {
-                    teardown::sandbox(self, &record.runtime_id()).await; // the last step of a sleep or stop
-                }
+                self.finish_teardown(&turn).await;
                 // A failed pod's is somebody's, which was being restored: it is what the pod can go on from.
                 if record.state == PodState::Failed { Ok(()) } else { self.drop_pending(&turn).await }
             }
@@ -107,26 +105,19 @@ impl Core {
                 };
                 self.take_down(&turn).await;
                 match slept {
-                    Ok(id) => turn
-                        .commit(&self.db, |r| {
-                            r.state = PodState::Suspending;
+                    Ok(id) => {
+                        turn.commit(&self.db, |r| {
+                            r.state = PodState::Sleeping;
+                            r.pending = r.snapshot.replace(id);
                             r.sandbox_pid = None;
                         })
-                        .await
-                        .map(drop)
-                        .and(
-                            turn.commit(&self.db, |r| {
-                                r.state = PodState::Sleeping;
-                                r.pending = r.snapshot.replace(id);
-                            })
-                            .await
-                            .map(drop),
-                        ),
-                    Err(_) => self
-                        .record_exit(&turn, &ExitRecord::unknown(), PodState::Stopped, Some(ExitReason::HostRestarted))
-                        .await
-                        .map(drop),
-                }?;
+                        .await?
+                    }
+                    Err(_) => {
+                        let (exit, why) = (ExitRecord::unknown(), Some(ExitReason::HostRestarted));
+                        self.record_exit(&turn, &exit, PodState::Stopped, why).await?
+                    }
+                };
                 self.drop_pending(&turn).await
             }
             PodState::Running | PodState::Paused | PodState::Suspending => self.adopt(pod, &turn).await,

@@ -15,7 +15,7 @@ use crate::host::layers::ImportSource;
 use crate::host::logs::{self, LogLine, LogQuery};
 use crate::host::progress::Progress;
 use crate::host::shim::ExecOutput;
-use crate::model::{Code, Error, PodRecord, PodState, Result};
+use crate::model::{Error, PodRecord, PodState, Result};
 
 /// The longest grace period.
 const LONGEST_GRACE: u64 = 3600;
@@ -39,7 +39,7 @@ impl Core {
     /// `GET /v1/pods/{pod}`.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`crate::model::Code::NotFound`].
     pub fn inspect_pod(&self, reference: &str) -> Result<types::Pod> {
         Ok(self.show_pod(&self.find(reference)?.record()))
     }
@@ -47,7 +47,7 @@ impl Core {
     /// `DELETE /v1/pods/{pod}`.
     ///
     /// # Errors
-    /// [`Code::WrongState`] for a pod that is not at rest, without force.
+    /// [`crate::model::Code::WrongState`] for a pod that is not at rest, without force.
     pub async fn delete_pod(self: &Arc<Self>, reference: &str, force: bool) -> Result<()> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         Self::to_the_end(async move { core.remove(&pod, force).await }).await
@@ -132,7 +132,7 @@ impl Core {
     /// `GET /v1/pods/{pod}/wait`.
     ///
     /// # Errors
-    /// [`Code::WrongState`]: it never ran, or was removed.
+    /// [`crate::model::Code::WrongState`]: it never ran, or was removed.
     pub async fn wait_pod(&self, reference: &str) -> Result<types::ExitInfo> {
         let pod = self.find(reference)?;
         if pod.state() == PodState::Created {
@@ -173,7 +173,7 @@ impl Core {
     /// `GET /v1/pods/{pod}/logs`.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`crate::model::Code::NotFound`].
     pub fn logs(
         &self,
         reference: &str,
@@ -205,7 +205,7 @@ impl Core {
     /// `GET /v1/snapshots`.
     ///
     /// # Errors
-    /// [`Code::StoreUnavailable`].
+    /// [`crate::model::Code::StoreUnavailable`].
     pub async fn list_snapshots(&self) -> Result<Vec<types::Snapshot>> {
         Ok(self.host.store.list().await?.iter().map(view::snapshot).collect())
     }
@@ -213,7 +213,7 @@ impl Core {
     /// `GET /v1/snapshots/{snapshot}`.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::StoreUnavailable`], [`Code::Damaged`].
+    /// [`crate::model::Code::NotFound`], [`crate::model::Code::StoreUnavailable`], [`crate::model::Code::Damaged`].
     pub async fn inspect_snapshot(&self, id: &str) -> Result<types::Snapshot> {
         Ok(view::manifest(&self.host.store.manifest(&self.host.store.find(id).await?).await?))
     }
@@ -221,7 +221,7 @@ impl Core {
     /// `DELETE /v1/snapshots/{snapshot}`.
     ///
     /// # Errors
-    /// [`Code::InUse`]: a pod sleeps in it.
+    /// [`crate::model::Code::InUse`]: a pod sleeps in it.
     pub async fn delete_snapshot(self: &Arc<Self>, id: &str) -> Result<()> {
         let (core, id) = (Arc::clone(self), self.host.store.find(id).await?);
         Self::to_the_end(async move { core.remove_snapshot(&id).await }).await
@@ -239,10 +239,8 @@ impl Core {
     ) -> Result<types::Pod> {
         let (core, id) = (Arc::clone(self), self.host.store.find(id).await?);
         let name = request.name.map(|n| n.parse()).transpose()?;
-        if let Some(name) = &name
-            && self.records().iter().any(|r| r.spec.name == *name)
-        {
-            return Err(Error::new(Code::NameTaken, format!("the name {name} is taken")).hint("take another name"));
+        if let Some(name) = &name {
+            self.refuse_taken(name)?;
         }
         let shown = request.host_directories;
         Self::to_the_end(async move { core.restore_new(&id, name, &shown, &progress).await.map(|r| core.show_pod(&r)) })
@@ -282,6 +280,7 @@ impl Core {
                 Error::invalid(format!("{directory:?} is no directory of this host")).hint("give an absolute path")
             );
         }
+        progress.phase("upload");
         self.import_image(name, base, ImportSource::Directory(path), progress).await
     }
 
@@ -296,7 +295,7 @@ impl Core {
     /// `GET /v1/images/{name}`.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`crate::model::Code::NotFound`].
     pub async fn inspect_image(&self, name: &str) -> Result<types::Image> {
         Ok(view::image(&self.image(&name.parse()?).await?))
     }
@@ -304,7 +303,7 @@ impl Core {
     /// `DELETE /v1/images/{name}`.
     ///
     /// # Errors
-    /// [`Code::InUse`]: a pod uses it.
+    /// [`crate::model::Code::InUse`]: a pod uses it.
     pub async fn delete_image(self: &Arc<Self>, name: &str) -> Result<()> {
         let (core, name) = (Arc::clone(self), name.parse()?);
         Self::to_the_end(async move { core.remove_image(&name).await }).await

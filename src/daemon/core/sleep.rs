@@ -116,11 +116,11 @@ impl Core {
             return Err(super::pod::wrong_state(&record, "wake it"));
         };
         if cold {
-            let started = match self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await {
-                Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await,
-                Err(e) => Err(e),
+            let started = async {
+                self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await?;
+                self.mark_running(pod, &turn, |r| r.pending = None).await
             };
-            return match started {
+            return match started.await {
                 Ok(record) => Ok(record),
                 Err(e) => self.back_to_sleep(&turn, back, e).await,
             };
@@ -150,15 +150,11 @@ impl Core {
             tracing::warn!(pod = %record.id, error = %e.report(), "wake: once more");
             woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         }
-        let running = match woken {
+        match woken {
             Ok(()) => match self.mark_running(pod, &turn, |r| r.pending = None).await {
                 Ok(record) => Ok(record),
-                Err(e) => return self.back_to_sleep(&turn, back, e).await,
+                Err(e) => self.back_to_sleep(&turn, back, e).await,
             },
-            Err(e) => Err(e),
-        };
-        match running {
-            Ok(record) => Ok(record),
             // Without its files, or without room, nothing was wrong with the sandbox: it sleeps on.
             Err(e) if !from.here() || e.code() == Code::Exhausted => self.back_to_sleep(&turn, back, e).await,
             Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
@@ -310,7 +306,7 @@ impl Core {
     /// Asks the engine again and again to let a pod go on, until it does or the pod is something else.
     fn resume_later(self: &Arc<Self>, record: PodRecord, engine: EngineRef, plan: CreatePlan) {
         let core = Arc::clone(self);
-        let Ok(pod) = self.find(record.id.as_str()) else { return };
+        let Some(pod) = self.pod(&record.id) else { return };
         tokio::spawn(async move {
             loop {
                 tokio::select! {

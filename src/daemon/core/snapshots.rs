@@ -80,11 +80,11 @@ impl Core {
         drop(new);
         let turn = pod.turn_if_there().await?;
         let mut from = From::Checkpoint { files, copy: true };
-        let made = match self.next_incarnation_as_is(&turn, &mut from).await {
-            Ok(()) => self.mark_running(&pod, &turn, |r| r.pending = None).await,
-            Err(e) => Err(e),
+        let made = async {
+            self.next_incarnation_as_is(&turn, &mut from).await?;
+            self.mark_running(&pod, &turn, |r| r.pending = None).await
         };
-        match made {
+        match made.await {
             Ok(record) => Ok(record),
             Err(e) => {
                 self.erase(&turn).await?;
@@ -135,15 +135,13 @@ impl Core {
         drop(new);
         self.release_root(&record).await;
         let mut from = From::Checkpoint { files, copy: false };
-        let mut restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
-        if restored.is_err() {
-            restored = self.next_incarnation(&turn, PodState::Restoring, &mut from).await;
-        }
-        let running = match restored {
-            Ok(()) => self.mark_running(pod, &turn, |r| r.pending = None).await,
-            Err(e) => Err(e),
+        let restored = async {
+            if self.next_incarnation(&turn, PodState::Restoring, &mut from).await.is_err() {
+                self.next_incarnation(&turn, PodState::Restoring, &mut from).await?;
+            }
+            self.mark_running(pod, &turn, |r| r.pending = None).await
         };
-        match running {
+        match restored.await {
             Ok(record) => Ok(record),
             Err(e) => {
                 let text = e.report();

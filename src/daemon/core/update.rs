@@ -39,10 +39,7 @@ impl Core {
         }
         // Names are given under it.
         let _leases = self.leases.lock().await;
-        if let Some(other) = self.records().iter().find(|r| r.spec.name == name) {
-            return Err(Error::new(Code::NameTaken, format!("the name {name} is taken by pod {}", other.id.short()))
-                .hint("remove that pod or take another name"));
-        }
+        self.refuse_taken(&name)?;
         let hostname = super::boot::hostname(&record);
         turn.commit(&self.db, |r| {
             // What runs knows its host by the old name.
