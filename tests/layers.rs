@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod archives;
+#[path = "support/dice.rs"]
+mod dice;
 #[path = "layers/merge.rs"]
 mod merge;
 mod support;
@@ -63,6 +65,14 @@ impl Place {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.is_clean();
+    }
+    /// Where its roots are mounted.
+    fn run(&self) -> PathBuf {
+        self.state.join("run")
+    }
+    fn rootfs(&self) -> Rootfs {
+        std::fs::create_dir(self.run()).unwrap();
+        Rootfs::open(&self.run(), self.layers.clone()).unwrap()
     }
     /// Nothing half made is left.
     fn is_clean(&self) {
@@ -251,9 +261,7 @@ async fn whiteouts_hide_lower_layers_and_nothing_of_their_own() {
         assert!(opaque(&root.join(name)), "{name}");
     }
     assert!(!opaque(&root.join("dir")));
-    let run = place.state.join("run");
-    std::fs::create_dir(&run).unwrap();
-    let rootfs = Rootfs::open(&run, place.layers.clone()).unwrap();
+    let rootfs = place.rootfs();
     let mount = Mounted(&rootfs, "ab12");
     let path = rootfs.ensure(mount.1, &[lower.digest.clone(), upper.digest.clone()]).await.unwrap();
     let mut seen = Vec::new();
@@ -270,7 +278,7 @@ async fn whiteouts_hide_lower_layers_and_nothing_of_their_own() {
     rootfs.remove("ab12").await.unwrap();
     assert!(rootfs.list().unwrap().is_empty());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(run.to_str().unwrap()), "a mount is left");
+    assert!(!mounts.contains(place.run().to_str().unwrap()), "a mount is left");
 }
 
 /// Unmounted whatever happens.
@@ -299,9 +307,7 @@ async fn a_layer_that_hides_all_below_it_and_a_root_of_many_layers() {
         return;
     }
     let place = place();
-    let run = place.state.join("run");
-    std::fs::create_dir(&run).unwrap();
-    let rootfs = Rootfs::open(&run, place.layers.clone()).unwrap();
+    let rootfs = place.rootfs();
     let (lower, _) = place.one(Tar::of([file("hidden", "1")])).await;
     let (upper, root) = place.one(Tar::of([entry(".wh..wh..opq", b'0'), file("seen", "1")])).await;
     assert!(opaque(&root));

@@ -299,17 +299,34 @@ fn urls_that_can_not_be_a_store_are_refused_and_never_shown_with_secrets() {
     }
 }
 
+/// A store behind a proxy that will misbehave, and a checkpoint that was saved in it before.
+struct Behind {
+    server: s3::Server,
+    proxy: s3::Proxy,
+    work: tempfile::TempDir,
+    from: std::path::PathBuf,
+    s: Arc<Store>,
+    good: Manifest,
+}
+
+impl Behind {
+    async fn a_proxy() -> Option<Self> {
+        let server = s3::Server::start()?;
+        let proxy = s3::Proxy::start(server.port);
+        proxy.set_environment();
+        let work = tempfile::tempdir().unwrap();
+        let from = work.path().join("checkpoint");
+        checkpoint(&from, 9 << 20);
+        let s = store("s3://bucket/some/prefix");
+        let good = save(&s, &from).await.unwrap();
+        Some(Behind { server, proxy, work, from, s, good })
+    }
+}
+
 /// Faults between torpord and the server: each ends in a typed error within a bounded time, and nothing half done is seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_misbehaves_is_survived() {
-    let Some(server) = s3::Server::start() else { return };
-    let proxy = s3::Proxy::start(server.port);
-    proxy.set_environment();
-    let work = tempfile::tempdir().unwrap();
-    let from = work.path().join("checkpoint");
-    checkpoint(&from, 9 << 20);
-    let s = store("s3://bucket/faults");
-    let good = save(&s, &from).await.unwrap();
+    let Some(Behind { server: _server, proxy, work, from, s, good }) = Behind::a_proxy().await else { return };
     for fault in [
         s3::Fault::Refuse,
         s3::Fault::Reset(2000),
@@ -345,14 +362,7 @@ async fn a_store_that_misbehaves_is_survived() {
 /// What never ends is given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_says_nothing_or_crawls_is_given_up() {
-    let Some(server) = s3::Server::start() else { return };
-    let proxy = s3::Proxy::start(server.port);
-    proxy.set_environment();
-    let work = tempfile::tempdir().unwrap();
-    let from = work.path().join("checkpoint");
-    checkpoint(&from, 9 << 20);
-    let s = store("s3://bucket/slow");
-    let good = save(&s, &from).await.unwrap();
+    let Some(Behind { server: _server, proxy, work, s, good, .. }) = Behind::a_proxy().await else { return };
     for fault in [s3::Fault::Silence, s3::Fault::Crawl] {
         proxy.set(fault);
         let begun = Instant::now();
@@ -360,6 +370,7 @@ async fn a_store_that_says_nothing_or_crawls_is_given_up() {
         let (other, out) = (work.path().join("other"), work.path().join(format!("{fault:?}")));
         checkpoint(&other, 1 << 20);
         let (saved, fetched) = tokio::join!(save(&s, &other), s.fetch_snapshot(&good, &out, &quiet));
+        assert!(fetched.is_err(), "{fault:?}: 9 MiB came");
         for e in [saved.err(), fetched.err()] {
             // A crawling store takes a small object in the end.
             let Some(e) = e else { continue };
@@ -374,14 +385,7 @@ async fn a_store_that_says_nothing_or_crawls_is_given_up() {
 /// Answers that are lost, cut off or changed: the right bytes, or a plain error.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_lost_or_wrong_are_never_believed() {
-    let Some(server) = s3::Server::start() else { return };
-    let proxy = s3::Proxy::start(server.port);
-    proxy.set_environment();
-    let work = tempfile::tempdir().unwrap();
-    let from = work.path().join("checkpoint");
-    checkpoint(&from, 9 << 20);
-    let s = store("s3://bucket/answers");
-    let good = save(&s, &from).await.unwrap();
+    let Some(Behind { server: _server, proxy, work, from, s, good }) = Behind::a_proxy().await else { return };
     for at in [0, 1000, 70_000, 1_000_000] {
         for fault in [s3::Fault::FlipAnswer(at), s3::Fault::CutAnswer(at + 400)] {
             proxy.set(fault);

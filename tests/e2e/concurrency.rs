@@ -11,6 +11,7 @@ use torpor::api::client::ClientError;
 use torpor::api::types::{ExecPod, StopPod, WakePod};
 
 use crate::daemon::{Daemon, code, counter, ready};
+use crate::dice::Dice;
 use crate::support;
 
 const CLIENTS: u64 = 4;
@@ -252,16 +253,10 @@ async fn what_four_clients_are_told_fits_one_order() {
     for client in 0..CLIENTS {
         let (d, history) = (Arc::clone(&d), Arc::clone(&history));
         clients.spawn(async move {
-            let mut dice = seed.wrapping_add(client.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-            let mut roll = move |sides: u64| {
-                dice ^= dice << 13;
-                dice ^= dice >> 7;
-                dice ^= dice << 17;
-                (dice >> 20) % sides
-            };
+            let mut dice = Dice::new(seed, &[client]);
             for _ in 0..CALLS {
-                let pod = ["one", "two"][usize::try_from(roll(2)).unwrap()];
-                let op = match roll(16) {
+                let pod = ["one", "two"][usize::try_from(dice.below(2)).unwrap()];
+                let op = match dice.below(16) {
                     0..=2 => Op::Create,
                     3 | 4 => Op::Start,
                     5 => Op::Stop,

@@ -6,6 +6,8 @@ mod cli;
 mod concurrency;
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod daemon;
+#[path = "../support/dice.rs"]
+mod dice;
 mod disk;
 mod events;
 mod isolation;

@@ -1,12 +1,13 @@
 //! What is secret is where it is used, and nowhere else.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use torpor::api::types::ExecPod;
 
-use crate::daemon::{self, Daemon, Options, counter, get};
-use crate::s3;
+use crate::daemon::{self, Daemon, counter, get};
+use crate::{s3, sleep};
 
 /// Where in files below `dir`, and in their names, one of the words stands. Pipes and sockets are not opened.
 fn search(dir: &Path, words: &[&str], skip: &dyn Fn(&Path) -> bool, found: &mut Vec<String>) {
@@ -46,18 +47,18 @@ async fn no_secret_is_left_where_it_does_not_belong() {
         return;
     }
     let Some(server) = s3::Server::start() else { return };
-    let d = Daemon::with(Options {
-        store: Some("s3://bucket/some/prefix".into()),
-        config: "store-allow-http = true\n".into(),
-        env: server.environment().into_iter().chain([("TORPOR_LOG".to_owned(), "trace".to_owned())]).collect(),
-        ..Options::default()
-    });
+    let mut options = sleep::on(&server);
+    options.env.push(("TORPOR_LOG".into(), "trace".into()));
+    let d = Daemon::with(options);
     d.import("test").await;
     let (env, exec_env, stdin) = ("canary-of-a-pod-77a1", "canary-of-an-exec-5e02", "canary-of-an-input-9b44");
     let mut pod = counter("web");
     pod.env.insert("TOKEN".into(), env.into());
     let pod = d.client.create_pod(&pod).await.unwrap();
+    assert_eq!(pod.env_names, ["TOKEN"]);
+    assert!(!serde_json::to_string(&d.client.inspect("web").await.unwrap()).unwrap().contains(env));
     assert_eq!(get(pod.ports[0].host, "/"), "1");
+    d.client.snapshot("web", &mut |_| ()).await.unwrap();
     let exec = ExecPod {
         command: ["sh", "-c", "echo $TOKEN $OTHER | wc -c; cat | wc -c; sleep 0.2"].map(str::to_owned).to_vec(),
         env: [("OTHER".to_owned(), exec_env.to_owned())].into(),
@@ -78,7 +79,7 @@ async fn no_secret_is_left_where_it_does_not_belong() {
     let database = |p: &Path| p.file_name().is_some_and(|n| n.as_bytes().starts_with(b"torpor.db"));
     let client = d.client.clone();
     // What was there before and never changes need not be looked through again and again.
-    let old = |p: &Path| database(p) || ["engines", "layers", "blobs", "v1"].iter().any(|n| p.ends_with(n));
+    let old = |p: &Path| database(p) || ["engines", "layers", "blobs", "cache", "v1"].iter().any(|n| p.ends_with(n));
     let running = tokio::spawn(async move { client.exec("web", &exec).await });
     let mut during = Vec::new();
     while !running.is_finished() {
@@ -100,6 +101,9 @@ async fn no_secret_is_left_where_it_does_not_belong() {
     let mut exposed = Vec::new();
     search(&d.dir, &[exec_env, stdin, s3::SECRET], &|p| p.ends_with("state/cache"), &mut exposed);
     assert_eq!(exposed, Vec::<String>::new(), "not even in the database");
+    for file in std::fs::read_dir(d.dir.join("state")).unwrap().flatten().filter(|f| database(&f.path())) {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());
+    }
     crate::support::tried(words.len());
     d.wake("web").await;
     assert_eq!(d.exec("web", "echo $TOKEN").await.stdout.trim(), env);

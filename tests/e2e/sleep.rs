@@ -97,7 +97,7 @@ async fn snapshots_become_new_pods_and_old_states() {
 }
 
 /// A daemon whose store is that server.
-fn on(server: &s3::Server) -> Options {
+pub fn on(server: &s3::Server) -> Options {
     Options {
         store: Some("s3://bucket/some/prefix".into()),
         config: "store-allow-http = true\n".into(),

@@ -1,16 +1,7 @@
 //! Several layers made one show the same tree, whatever was removed and made anew in them.
 
 use super::*;
-
-/// Always the same numbers for the same seed (a linear congruential generator with Knuth's constants for MMIX).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
+use crate::dice::Dice;
 
 /// What one layer says of a directory: few names, so that layers meet.
 fn grow(dice: &mut Dice, tar: Tar, below: &str, lowest: bool, unique: &mut u32) -> Tar {
@@ -20,7 +11,7 @@ fn grow(dice: &mut Dice, tar: Tar, below: &str, lowest: bool, unique: &mut u32) 
     for name in ["a", "b", "c"] {
         let path = format!("{below}{name}");
         *unique += 1;
-        match dice.roll(9) {
+        match dice.below(9) {
             0 => entries.push(file(&path, unique.to_string()).mode(0o600 + *unique % 64)),
             1 if !lowest => entries.push(device(&path, b'3', 0, 0)),
             2 => entries.push(symlink(&path, format!("to-{unique}"))),
@@ -77,12 +68,10 @@ async fn merged_layers_show_the_same_tree() {
         return;
     }
     let place = place();
-    let run = place.state.join("run");
-    std::fs::create_dir(&run).unwrap();
-    let rootfs = Rootfs::open(&run, place.layers.clone()).unwrap();
+    let rootfs = place.rootfs();
     let mut hidden = 0;
     for seed in 0..30 {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed, &[]);
         let mut unique = 0;
         let mut layers = Vec::new();
         for n in 0..5 {

@@ -1,4 +1,5 @@
 //! Random choices that a seed repeats (splitmix64).
+#![allow(dead_code, unreachable_pub, reason = "shared by test binaries that each use a part of it")]
 
 /// A source of them.
 #[derive(Clone)]

@@ -14,6 +14,7 @@
 #[allow(dead_code, reason = "made for other tests too")]
 #[path = "../e2e/daemon.rs"]
 mod daemon;
+#[path = "../support/dice.rs"]
 mod dice;
 mod engine;
 mod faults;
