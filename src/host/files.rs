@@ -6,6 +6,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -205,18 +206,30 @@ pub fn tree_bytes(path: &Path) -> Result<u64> {
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
+/// For so long a lock may be held by nobody who lives: a program that its owner was just about to start when it was killed
+/// has a copy of all that was open until it runs.
+const LINGERS: Duration = Duration::from_secs(2);
+
 /// Takes the lock file `path`.
 ///
 /// # Errors
-/// [`Code::InUse`]: another process has it.
+/// [`Code::InUse`]: another process has it, and keeps it.
 pub fn lock(path: &Path) -> Result<Lock> {
-    let file =
+    let mut file =
         failed(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path), "open", path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Lock).map_err(|(_, e)| {
-        Error::new(Code::InUse, format!("lock {}", path.display()))
-            .because(e)
-            .hint("another torpord runs with this state directory")
-    })
+    let end = Instant::now() + LINGERS;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(Lock(held)),
+            Err((again, nix::Error::EAGAIN)) if Instant::now() < end => file = again,
+            Err((_, e)) => {
+                return Err(Error::new(Code::InUse, format!("lock {}", path.display()))
+                    .because(e)
+                    .hint("another torpord runs with this state directory"));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10)); // nothing tells of it
+    }
 }
 
 /// Makes a file executable for all, not writable.
@@ -225,4 +238,26 @@ pub fn lock(path: &Path) -> Result<Lock> {
 /// Its mode can't be set.
 pub fn make_executable(path: &Path) -> Result<()> {
     failed(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o555)), "set the mode of", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_back_soon_is_waited_for_and_one_that_is_kept_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let (held, begun) = (lock(&path).unwrap(), Instant::now());
+        let gives_back = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(held);
+        });
+        let kept = lock(&path).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(200));
+        gives_back.join().unwrap();
+        assert_eq!(lock(&path).unwrap_err().code(), Code::InUse);
+        drop(kept);
+        lock(&path).unwrap();
+    }
 }
