@@ -1,7 +1,7 @@
 //! Short lives: made, run, waited for or stopped, started again, removed; with exit codes and complete logs.
 
 use async_trait::async_trait;
-use torpor::api::types::{CreatePod, Pod, StopPod};
+use torpor::api::types::{CreatePod, Pod, ReadySpec, StopPod};
 
 use super::{Desk, Told, Worker};
 use crate::daemon::script;
@@ -48,7 +48,13 @@ impl Lives {
             script(&self.name, &text)
         } else {
             self.ends = None;
-            script(&self.name, "trap 'exit 7' TERM; while :; do usleep 50000; done")
+            // Stopped before the trap is set it would end of the signal itself.
+            let trapped = ["test", "-e", "/dev/shm/trapped"].map(str::to_owned).to_vec();
+            let text = "trap 'exit 7' TERM; touch /dev/shm/trapped; while :; do usleep 50000; done";
+            CreatePod {
+                ready: Some(ReadySpec { exec: Some(trapped), ..ReadySpec::default() }),
+                ..script(&self.name, text)
+            }
         }
     }
 
