@@ -3,21 +3,28 @@
 
 #[path = "../support/fake/mod.rs"]
 mod fake;
+mod sandbox;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use fake::net::{FakeCgroups, FakeNetwork};
+use fake::net::{FakeCgroups, FakeNetwork, FakeRoots};
+use fake::runtime::FakeRuntime;
 use fake::shims::FakeShims;
 use fake::{Kernel, Life};
 use torpor::channel::Exec;
 use torpor::config::DEFAULT_RESOURCES;
 use torpor::host::cgroup::{Cgroups, RealCgroups};
+use torpor::host::engine::{Engine, Engines, Features};
+use torpor::host::layers::{ImportSource, Layers, Limits as ImportLimits};
 use torpor::host::network::{Network, NetworkConfig, PodNet, RealNetwork};
+use torpor::host::progress::Progress;
+use torpor::host::rootfs::Rootfs;
+use torpor::host::runtime::RunscRuntime;
 use torpor::host::shim::{RealShims, ShimPlan, Shims};
-use torpor::model::{Code, InstanceTag, PodId, RuntimeId};
+use torpor::model::{Code, Digest, InstanceTag, PodId, RuntimeId};
 use torpor::plan::firewall::ForwardTo;
 use torpor::plan::limits::Limits;
 use torpor::plan::network::Addressing;
@@ -145,4 +152,89 @@ async fn shims_without_a_sandbox() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     shims(&FakeShims { life: life() }, one.path()).await;
     shims(&RealShims::new(env!("CARGO_BIN_EXE_torpor-shim").into(), None), other.path()).await;
+}
+
+/// A root with init, and the three programs that the questions are asked with.
+async fn root(layers: &Layers, init: &Path) -> Vec<Digest> {
+    let busybox = std::fs::read("/bin/busybox").unwrap_or_default();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, body: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, name, body).unwrap();
+    };
+    add("bin/busybox", &busybox);
+    add("bin/forever", b"#!/bin/busybox sh\nexec /bin/busybox sleep 1000000\n");
+    add("bin/add", b"#!/bin/busybox sh\nn=$(/bin/busybox cat /count 2>/dev/null)\necho $((n + 1)) >/count\n/bin/busybox cat /count\n");
+    add("bin/write", b"#!/bin/busybox sh\necho hello >/written\n");
+    let tar = std::io::Cursor::new(tar.into_inner().unwrap());
+    let imported = layers.import(ImportSource::Stream(Box::new(tar)), &Progress::default()).await.unwrap();
+    let init = layers.add_init(init).await.unwrap();
+    vec![imported.layers[0].digest.clone(), init.digest]
+}
+
+fn layers(state: &Path) -> Layers {
+    std::fs::create_dir(state).unwrap();
+    let limits =
+        ImportLimits { layer_bytes: 1 << 30, layer_inodes: 10_000, image_bytes: 1 << 30, upload_bytes: 1 << 30 };
+    Layers::open(state, env!("CARGO_BIN_EXE_torpord").into(), limits).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_in_memory() {
+    let (life, dir) = (life(), tempfile::tempdir().unwrap());
+    let layers = layers(&dir.path().join("state"));
+    let digest = torpor::host::layers::digest_of(std::iter::once("fake"));
+    let (program, version, features) = ("/fake/runsc".into(), "fake".into(), Features::default());
+    let engine = Engine { digest, program, version, features };
+    let init = dir.path().join("init");
+    std::fs::write(&init, "init").unwrap();
+    let drivers = sandbox::Drivers {
+        network: &FakeNetwork { life: Arc::clone(&life), run: dir.path().into() },
+        cgroups: &FakeCgroups { life: Arc::clone(&life) },
+        roots: &FakeRoots { life: Arc::clone(&life), run: dir.path().into(), layers: layers.clone() },
+        shims: &FakeShims { life: Arc::clone(&life) },
+        runtime: &FakeRuntime { life: Arc::clone(&life) },
+        engine: Arc::new(engine),
+        addressing: addressing(2),
+        layers: root(&layers, &init).await,
+        dir: dir.path().join("pods"),
+    };
+    sandbox::a_sandbox(&drivers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_sandboxes() {
+    let (true, Some(program)) = (support::root(), support::runsc()) else { return };
+    let libexec = std::path::PathBuf::from(std::env::var_os("TORPOR_LIBEXEC").unwrap_or_default());
+    let (init, shim) = (libexec.join("torpor-init"), libexec.join("torpor-shim"));
+    if !support::has("libexec", shim.is_file()) {
+        return;
+    }
+    let (tag, addressing) = (InstanceTag::random().unwrap(), addressing(3));
+    let dir = tempfile::Builder::new().prefix(&format!("conf-{tag}-")).tempdir_in("/var/tmp").unwrap();
+    let layers = layers(&dir.path().join("state"));
+    let engines = Engines::open(dir.path()).unwrap();
+    let engine = engines.import(&program).await.unwrap();
+    let config = NetworkConfig { tag: tag.clone(), run_dir: dir.path().into(), addressing, resolvers: vec![] };
+    let network = RealNetwork::open(config).unwrap();
+    let cgroups = RealCgroups::open(&tag, None).unwrap();
+    let runtime = RunscRuntime::new(dir.path().join("runsc"), env!("CARGO_BIN_EXE_torpord").into()).unwrap();
+    let drivers = sandbox::Drivers {
+        network: &network,
+        cgroups: &cgroups,
+        roots: &Rootfs::open(dir.path(), layers.clone()).unwrap(),
+        shims: &RealShims::new(shim, None),
+        runtime: &runtime,
+        engine,
+        addressing,
+        layers: root(&layers, &init).await,
+        dir: dir.path().join("pods"),
+    };
+    sandbox::a_sandbox(&drivers).await;
+    cgroups.remove_parent().unwrap();
+    runtime.remove_root().unwrap();
+    drop(dir);
+    assert_eq!(support::traces(tag.as_str()), Vec::<String>::new());
 }
