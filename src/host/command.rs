@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use tokio::io::AsyncWriteExt;
 
 use crate::model::{Code, Error, Result};
@@ -27,6 +28,8 @@ pub struct EngineCommand {
     pub timeout: Duration,
     /// Where it logs, if it does: quoted when it fails.
     pub log: Option<PathBuf>,
+    /// The network namespace in which it runs; `None`: this one.
+    pub netns: Option<PathBuf>,
 }
 
 impl EngineCommand {
@@ -38,6 +41,7 @@ impl EngineCommand {
             env: vec![("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())],
             timeout: Duration::from_secs(30),
             log: None,
+            netns: None,
         }
     }
 
@@ -99,7 +103,8 @@ async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> 
     };
     // Files in memory, not pipes: a sandbox inherits them, and a pipe would not end before the sandbox does.
     let (out, err) = (memory_file().map_err(cannot)?, memory_file().map_err(cannot)?);
-    let mut child = tokio::process::Command::new(command.file())
+    let mut prepared = tokio::process::Command::new(command.file());
+    prepared
         .args(&command.args)
         .env_clear()
         .envs(command.env.iter().map(|(k, v)| (k, v)))
@@ -108,9 +113,12 @@ async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> 
         .stdout(out.try_clone().map_err(cannot)?)
         .stderr(err.try_clone().map_err(cannot)?)
         .kill_on_drop(kill_on_drop)
-        .process_group(0)
-        .spawn()
-        .map_err(cannot)?;
+        .process_group(0);
+    let spawned = match &command.netns {
+        None => prepared.spawn(),
+        Some(netns) => spawn_in(netns, prepared).await,
+    };
+    let mut child = spawned.map_err(cannot)?;
     let input = child.stdin.take();
     let feed = async {
         if let Some(mut input) = input {
@@ -134,6 +142,19 @@ async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> 
     let log = command.log.as_ref().and_then(|p| std::fs::read(p).ok()).unwrap_or_default();
     let said = if stderr.is_empty() { quote(&log, 800) } else { quote(&stderr, 800) };
     Err(Error::new(Code::Runtime, format!("{name} failed ({status}, {} ms): {said}", begun.elapsed().as_millis())))
+}
+
+/// Starts it from a thread that has entered the namespace, which ends with that: `nsenter` would be one more program to start,
+/// and a hook between fork and exec would cost a copy of this process's page tables.
+async fn spawn_in(netns: &Path, mut prepared: tokio::process::Command) -> std::io::Result<tokio::process::Child> {
+    let (namespace, runtime) = (File::open(netns)?, tokio::runtime::Handle::current());
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("netns-spawn".into()).spawn(move || {
+        let _context = runtime.enter();
+        let entered = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
+        let _ = sender.send(entered.and_then(|()| prepared.spawn()));
+    })?;
+    receiver.await.map_err(std::io::Error::other)?
 }
 
 fn memory_file() -> std::io::Result<File> {

@@ -1,7 +1,6 @@
 //! Feeds `iptables-restore`; looks for what is ours in `iptables-save`.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::path::Path;
 
 use crate::host::command::{self, EngineCommand};
@@ -25,18 +24,17 @@ pub(super) async fn restore(text: &str) -> Result<()> {
 
 /// Whole tables of another namespace.
 pub(super) async fn restore_in(netns: &Path, text: &str) -> Result<()> {
-    run_in(netns, &["iptables-restore", "-w", WAIT], text).await
+    run_in(netns, &["-w", WAIT], text).await
 }
 
 /// One change of another namespace's tables.
 pub(super) async fn change_in(netns: &Path, text: &str) -> Result<()> {
-    run_in(netns, &["iptables-restore", "--noflush", "-w", WAIT], text).await
+    run_in(netns, &["--noflush", "-w", WAIT], text).await
 }
 
 async fn run_in(netns: &Path, args: &[&str], text: &str) -> Result<()> {
-    let mut net = OsString::from("--net=");
-    net.push(netns);
-    let command = EngineCommand::new("nsenter", [net].into_iter().chain(args.iter().map(OsString::from)));
+    let mut command = EngineCommand::new("iptables-restore", args.iter().copied());
+    command.netns = Some(netns.to_owned());
     let done = command::run(&command, text.as_bytes()).await;
     done.attempt(Code::Internal, || "set the router's firewall".into()).map(drop).map_err(advise)
 }
