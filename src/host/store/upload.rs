@@ -14,6 +14,7 @@ use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{PART, SMALL, Store, digest};
 use crate::host::progress::Progress;
@@ -29,8 +30,8 @@ const AT_ONCE: usize = 3;
 const GROWING: Duration = Duration::from_millis(3);
 
 /// One large object, sent in parts; seen when it is whole.
-pub(super) struct Object<'a> {
-    store: &'a Store,
+pub(super) struct Object {
+    store: Arc<Store>,
     what: String,
     /// None as soon as it is whole.
     upload: Option<Box<dyn MultipartUpload>>,
@@ -38,7 +39,7 @@ pub(super) struct Object<'a> {
 }
 
 /// What is given up is aborted: a bucket keeps, and charges for, parts of objects that never became whole.
-impl Drop for Object<'_> {
+impl Drop for Object {
     fn drop(&mut self) {
         let Some(mut upload) = self.upload.take() else { return };
         let sending = std::mem::take(&mut self.sending);
@@ -54,10 +55,10 @@ impl Drop for Object<'_> {
     }
 }
 
-impl<'a> Object<'a> {
-    pub(super) async fn begin(store: &'a Store, what: &str, key: Key) -> Result<Self> {
+impl Object {
+    pub(super) async fn begin(store: &Arc<Store>, what: &str, key: Key) -> Result<Self> {
         let upload = store.bounded(what, SMALL, store.objects.put_multipart(&key)).await?;
-        Ok(Object { store, what: what.to_owned(), upload: Some(upload), sending: Vec::new() })
+        Ok(Object { store: Arc::clone(store), what: what.to_owned(), upload: Some(upload), sending: Vec::new() })
     }
 
     /// Sends the next part. Waits while two are on their way.
@@ -91,9 +92,11 @@ impl<'a> Object<'a> {
 
 /// Puts runs into packs.
 struct Packer<'a> {
-    store: &'a Store,
+    store: &'a Arc<Store>,
     id: &'a SnapshotId,
-    object: Option<Object<'a>>,
+    object: Option<Object>,
+    /// The pack before it, all of whose bytes are sent: the store makes it durable while this one is filled.
+    finishing: Option<AbortOnDropHandle<Result<()>>>,
     number: u32,
     part: Vec<u8>,
     /// Bytes in the present pack.
@@ -160,12 +163,23 @@ impl Packer<'_> {
                 self.send().await?;
             }
             if let Some(object) = self.object.take() {
-                object.finish().await?;
+                self.finished().await?;
+                self.finishing = Some(AbortOnDropHandle::new(tokio::spawn(object.finish())));
             }
         }
         self.number += 1;
         self.filled = 0;
         Ok(())
+    }
+}
+
+impl Packer<'_> {
+    /// The pack before is durable.
+    async fn finished(&mut self) -> Result<()> {
+        match self.finishing.take() {
+            Some(task) => task.await.attempt(Code::Internal, || "send a pack".into())?,
+            None => Ok(()),
+        }
     }
 }
 
@@ -292,14 +306,15 @@ impl SnapshotUpload {
 }
 
 async fn send(
-    store: &Store,
+    store: &Arc<Store>,
     id: &SnapshotId,
     dir: &Path,
     done: watch::Receiver<bool>,
     progress: &Progress,
 ) -> Result<(Vec<FileImage>, u64)> {
     let key = store.digest_key().await?;
-    let mut packer = Packer { store, id, object: None, number: 0, part: Vec::new(), filled: 0, stored: 0 };
+    let mut packer =
+        Packer { store, id, object: None, finishing: None, number: 0, part: Vec::new(), filled: 0, stored: 0 };
     let mut files = Vec::new();
     // The pages first: they are most of it, and grow in order.
     for name in [PAGES, FILES[0], FILES[1]] {
@@ -335,5 +350,6 @@ async fn send(
         }
     }
     packer.close().await?;
+    packer.finished().await?;
     Ok((files, packer.stored))
 }
