@@ -36,6 +36,8 @@ pub struct ConfigFile {
     pub cache_bytes: Option<u64>,
     /// Bytes that one imported layer may unpack to. Default 32 GiB.
     pub max_layer_bytes: Option<u64>,
+    /// Bytes that the layers of one imported image may unpack to, together. Default 64 GiB.
+    pub max_image_bytes: Option<u64>,
     /// Seconds a pod may be frozen while it is saved. Default 30.
     pub freeze_limit_seconds: Option<u64>,
     /// Bytes of one log file before it is rotated. Default 16 MiB.
@@ -118,6 +120,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// See [`ConfigFile::max_layer_bytes`].
     pub max_layer_bytes: u64,
+    /// See [`ConfigFile::max_image_bytes`].
+    pub max_image_bytes: u64,
     /// See [`ConfigFile::freeze_limit_seconds`].
     pub freeze_limit: std::time::Duration,
     /// See [`ConfigFile::log_max_bytes`].
@@ -151,7 +155,7 @@ pub fn parse(text: &str) -> Result<(ConfigFile, Vec<String>)> {
 }
 
 /// Every key of the file.
-pub const KEYS: [&str; 16] = [
+pub const KEYS: [&str; 17] = [
     "state-dir",
     "socket",
     "store",
@@ -163,6 +167,7 @@ pub const KEYS: [&str; 16] = [
     "runsc",
     "cache-bytes",
     "max-layer-bytes",
+    "max-image-bytes",
     "freeze-limit-seconds",
     "log-max-bytes",
     "log-files",
@@ -213,6 +218,7 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
         runsc: file.runsc,
         cache_bytes: file.cache_bytes.unwrap_or(8 * GIB),
         max_layer_bytes: file.max_layer_bytes.unwrap_or(32 * GIB),
+        max_image_bytes: file.max_image_bytes.unwrap_or(64 * GIB),
         freeze_limit: std::time::Duration::from_secs(file.freeze_limit_seconds.unwrap_or(30)),
         log_max_bytes: file.log_max_bytes.unwrap_or(16 * MIB).max(4096),
         log_files: file.log_files.unwrap_or(4).clamp(1, 1000),

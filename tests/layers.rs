@@ -26,7 +26,8 @@ struct Place {
     layers: Layers,
 }
 
-const LIMITS: Limits = Limits { layer_bytes: 8 << 20, layer_inodes: 2000, upload_bytes: 32 << 20 };
+const LIMITS: Limits =
+    Limits { layer_bytes: 8 << 20, layer_inodes: 2000, image_bytes: 16 << 20, upload_bytes: 32 << 20 };
 
 fn place_with(limits: Limits) -> Place {
     let tmp = tempfile::tempdir().unwrap();
@@ -332,6 +333,16 @@ async fn a_layer_that_hides_all_below_it_and_a_root_of_many_layers() {
     let missing = torpor::host::layers::digest_of(["missing"].into_iter());
     assert_eq!(rootfs.ensure("dd", &[missing]).await.unwrap_err().code(), Code::Damaged);
     assert!(rootfs.list().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn many_small_layers_are_not_larger_than_an_image_may_be() {
+    let place = place();
+    let layers: Vec<_> =
+        (0..4).map(|n: u8| layer(&Tar::of([file(format!("f{n}"), vec![n; 6 << 20])]).end(), gzip, GZIP)).collect();
+    let e = place.refused("an image of 24 MiB", Layout::new(&layers).tar()).await;
+    assert!(e.code() == Code::TooLarge && e.report().contains("the image is larger"), "{}", e.report());
+    place.import(Layout::new(&layers[..2]).tar()).await.unwrap();
 }
 
 #[tokio::test]

@@ -111,8 +111,12 @@ async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown:
     let own = private_copy(&own, &dirs.bin())?;
     files::create_private(&config.state_dir.join("torpor.db"))?; // it holds pods' environments
     let db = Db::open(&config.state_dir.join("torpor.db"))?;
-    let limits =
-        Limits { layer_bytes: config.max_layer_bytes, layer_inodes: 4_000_000, upload_bytes: config.max_layer_bytes };
+    let limits = Limits {
+        layer_bytes: config.max_layer_bytes,
+        layer_inodes: 4_000_000,
+        image_bytes: config.max_image_bytes,
+        upload_bytes: config.max_layer_bytes,
+    };
     let layers = Layers::open(&config.state_dir, own.clone(), limits)?;
     let init = layers.add_init(&companion("torpor-init")?).await?;
     let engines = Engines::open(&config.state_dir)?;

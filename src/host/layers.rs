@@ -29,6 +29,8 @@ pub struct Limits {
     pub layer_bytes: u64,
     /// Files, directories and links of one layer.
     pub layer_inodes: u64,
+    /// Bytes of all layers together that one import brings, unpacked.
+    pub image_bytes: u64,
     /// Bytes of a whole upload.
     pub upload_bytes: u64,
 }

@@ -24,7 +24,8 @@ use torpor::host::layers::{ImportSource, Layers, Limits};
 use torpor::host::progress::Progress;
 use torpor::model::Code;
 
-const LIMITS: Limits = Limits { layer_bytes: 4 << 20, layer_inodes: 500, upload_bytes: 16 << 20 };
+const LIMITS: Limits =
+    Limits { layer_bytes: 4 << 20, layer_inodes: 500, image_bytes: 16 << 20, upload_bytes: 16 << 20 };
 /// What one case may take on a machine that has much else to do.
 const LONGEST: Duration = Duration::from_secs(20);
 /// Bytes by which this process, or a worker, may grow.

@@ -7,6 +7,7 @@ mod canary;
 #[path = "../e2e/daemon.rs"]
 mod daemon;
 mod forge;
+mod lists;
 mod manifests;
 mod packs;
 mod requests;

@@ -197,7 +197,7 @@ impl World {
             std::fs::create_dir_all(d).unwrap();
         }
         let db = Db::open(&config.state_dir.join("torpor.db"))?;
-        let limits = Limits { layer_bytes: 1 << 30, layer_inodes: 10_000, upload_bytes: 1 << 30 };
+        let limits = Limits { layer_bytes: 1 << 30, layer_inodes: 10_000, image_bytes: 1 << 30, upload_bytes: 1 << 30 };
         let layers = Layers::open(&config.state_dir, env!("CARGO_BIN_EXE_torpord").into(), limits)?;
         let init = layers.add_init(&self.dir.path().join("init")).await?;
         let (life, digest) = (|| Arc::clone(life), init.digest.clone());

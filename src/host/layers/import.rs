@@ -46,6 +46,8 @@ struct Incoming<'a> {
     stored: Count,
     /// Its digest, if that is known.
     expected: Option<&'a Digest>,
+    /// Bytes that it may take unpacked.
+    most: u64,
 }
 
 impl Layers {
@@ -108,7 +110,8 @@ impl Layers {
             let (file, size) =
                 this.packed(|packed| archive::pack_layers(&layers, &below, packed, most, &|| job.go_on()))?;
             let tar: Decompressed = Box::new(BufReader::new(file));
-            this.add(Incoming { tar, stored: Count::of(size), expected: None }, &Progress::default(), job)
+            let most = this.limits.layer_bytes;
+            this.add(Incoming { tar, stored: Count::of(size), expected: None, most }, &Progress::default(), job)
         })
         .await
     }
@@ -122,13 +125,15 @@ impl Layers {
     ) -> Result<(Vec<LayerInfo>, Option<ImageConfig>)> {
         match archive::open(stream, &self.state.join("tmp"), self.limits.upload_bytes)? {
             Contents::Rootfs(tar) => {
-                let incoming = Incoming { tar, stored: count.clone(), expected: None };
+                let most = self.limits.layer_bytes;
+                let incoming = Incoming { tar, stored: count.clone(), expected: None, most };
                 // How far it is, who feeds it says.
                 Ok((vec![self.add(incoming, &Progress::default(), job)?], None))
             }
             Contents::Image(image) => {
                 progress.phase("unpack");
                 let mut layers = Vec::new();
+                let mut left = self.limits.image_bytes;
                 for layer in &image.layers {
                     job.go_on()?;
                     if self.has(&layer.diff_id) {
@@ -136,8 +141,19 @@ impl Layers {
                         continue;
                     }
                     let (tar, stored) = image.open(layer)?;
-                    let incoming = Incoming { tar, stored: Count::of(stored), expected: Some(&layer.diff_id) };
-                    layers.push(self.add(incoming, progress, job)?);
+                    let most = left.min(self.limits.layer_bytes);
+                    let incoming = Incoming { tar, stored: Count::of(stored), expected: Some(&layer.diff_id), most };
+                    let added = self.add(incoming, progress, job).map_err(|e| match e.code() {
+                        Code::TooLarge if most < self.limits.layer_bytes => {
+                            let text = format!("the image is larger than {} bytes unpacked", self.limits.image_bytes);
+                            Error::new(Code::TooLarge, text)
+                                .because(e)
+                                .hint("max-image-bytes in torpor.toml says how much")
+                        }
+                        _ => e,
+                    })?;
+                    left = left.saturating_sub(added.size);
+                    layers.push(added);
                 }
                 Ok((layers, Some(image.config)))
             }
@@ -157,8 +173,8 @@ impl Layers {
         let (feeder, fed) = feed::pair();
         let count = fed.count();
         let work = Job::run(move |job| {
-            let incoming =
-                Incoming { tar: archive::decompress(Box::new(fed))?, stored: count, expected: Some(&digest) };
+            let (tar, most) = (archive::decompress(Box::new(fed))?, this.limits.layer_bytes);
+            let incoming = Incoming { tar, stored: count, expected: Some(&digest), most };
             this.add(incoming, &Progress::default(), job).map_err(|e| match e.code() {
                 Code::BadArchive => Error::new(Code::Damaged, format!("read layer {digest}")).because(e),
                 _ => e,
@@ -182,7 +198,8 @@ impl Layers {
             }
             let file = open()?;
             let stored = Count::of(file.metadata().attempt(Code::Internal, what)?.len());
-            let incoming = Incoming { tar: Box::new(BufReader::new(file)), stored, expected: None };
+            let (tar, most) = (Box::new(BufReader::new(file)), this.limits.layer_bytes);
+            let incoming = Incoming { tar, stored, expected: None, most };
             this.add(incoming, &Progress::default(), job).map(Some)
         })
         .await
@@ -207,14 +224,15 @@ impl Layers {
             }
             let stored = Count::of(tar.len() as u64);
             let tar: Decompressed = Box::new(std::io::Cursor::new(tar));
-            this.add(Incoming { tar, stored, expected: Some(&digest) }, &Progress::default(), job)
+            let most = this.limits.layer_bytes;
+            this.add(Incoming { tar, stored, expected: Some(&digest), most }, &Progress::default(), job)
         })
         .await
     }
 
     /// Unpacks one tar as a layer, while its digest is taken and its bytes are compressed for the object store.
     fn add(&self, incoming: Incoming<'_>, progress: &Progress, job: &Job) -> Result<LayerInfo> {
-        let Incoming { mut tar, stored, expected } = incoming;
+        let Incoming { mut tar, stored, expected, most: layer_bytes } = incoming;
         let scratch = Scratch::new(&self.state.join("tmp"))?;
         let (root, blob_path) = (scratch.path().join("root"), scratch.path().join("blob"));
         files::create_dir(&root, 0o755)?;
@@ -222,16 +240,13 @@ impl Layers {
         let mut blob = zstd::Encoder::new(blob, 1).attempt(Code::Internal, || "compress a layer".into())?;
         // The other processor compresses, if there is one.
         blob.multithread(1).attempt(Code::Internal, || "compress a layer".into())?;
-        let limits = unpack::Limits {
-            bytes: self.limits.layer_bytes,
-            inodes: self.limits.layer_inodes,
-            must_end: expected.is_none(),
-        };
+        let limits =
+            unpack::Limits { bytes: layer_bytes, inodes: self.limits.layer_inodes, must_end: expected.is_none() };
         let mut worker = Worker::start(&self.worker, &root, &limits, job)?;
         let mut hasher = Sha256::new();
         let mut bytes = vec![0_u8; 256 * 1024];
         // A tar larger than what may come out of it is a bomb, whatever is in it.
-        let most = self.limits.layer_bytes.saturating_add(self.limits.layer_inodes.saturating_mul(1024)) + (1 << 20);
+        let most = layer_bytes.saturating_add(self.limits.layer_inodes.saturating_mul(1024)) + (1 << 20);
         let mut sum = 0;
         let mut early = false;
         loop {
@@ -244,7 +259,7 @@ impl Layers {
             };
             sum += n as u64;
             if sum > most {
-                let text = format!("the layer is larger than {} bytes unpacked", self.limits.layer_bytes);
+                let text = format!("the layer is larger than {layer_bytes} bytes unpacked");
                 return Err(Error::new(Code::TooLarge, text));
             }
             if sum > FREE_RATIO && sum / RATIO > stored.get() {

@@ -39,6 +39,8 @@ use crate::plan::pack;
 
 /// Bytes of a manifest.
 const MANIFEST: u64 = 64 << 20;
+/// Bytes of names of one listing.
+const NAMES: usize = 64 << 20;
 /// For one small object.
 const SMALL: Duration = Duration::from_secs(20);
 /// Bytes of one part of a large object.
@@ -227,7 +229,7 @@ impl Store {
     ///
     /// # Errors
     /// The store refuses; nothing of it can be seen then.
-    pub async fn put_layer(&self, digest: &Digest, blob: &Path, progress: &Progress) -> Result<()> {
+    pub async fn put_layer(self: &Arc<Self>, digest: &Digest, blob: &Path, progress: &Progress) -> Result<()> {
         use tokio::io::AsyncReadExt;
         let what = format!("send layer {digest}");
         let mut file = tokio::fs::File::open(blob).await.attempt(Code::Internal, || what.clone())?;
@@ -367,10 +369,20 @@ impl Store {
         Ok(infos)
     }
 
+    /// Names below a prefix, as many as fit into [`NAMES`]: a store that lists without end is not believed.
     async fn keys(&self, below: &str) -> Result<Vec<String>> {
-        let below = Key::from(below);
-        let work = self.objects.list(Some(&below)).map_ok(|m| m.location.to_string()).try_collect();
-        self.bounded("list the store", 3 * SMALL, work).await
+        let prefix = Key::from(below);
+        let (what, mut room) = (format!("list {below} of the store"), NAMES);
+        let work = self.objects.list(Some(&prefix)).map_ok(|m| m.location.to_string()).try_take_while(|key| {
+            room = room.saturating_sub(key.len() + size_of::<String>());
+            futures::future::ready(Ok(room > 0))
+        });
+        let keys = self.bounded(&what, 3 * SMALL, work.try_collect()).await?;
+        if room == 0 {
+            let why = format!("{what}: more than {} MiB of names", NAMES >> 20);
+            return Err(Error::new(Code::StoreUnavailable, why).hint("give torpord a prefix of the bucket of its own"));
+        }
+        Ok(keys)
     }
 
     /// Removes a snapshot: its manifest first, then it is gone; what can't be removed of its packs is swept later.
@@ -413,17 +425,18 @@ impl Store {
             let manifest = self.manifest(&id).await?;
             used.extend(manifest.files.iter().flat_map(|f| f.extents.iter().map(|e| e.pack.clone())));
         }
-        let below = Key::from("v1/packs");
-        let all: Vec<_> =
-            self.bounded("list the packs", 3 * SMALL, self.objects.list(Some(&below)).try_collect()).await?;
         let now = jiff::Timestamp::now().as_second();
         let old = |m: &object_store::ObjectMeta| {
             now - m.last_modified.timestamp() > i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
         };
+        let below = Key::from("v1/packs");
+        let mut packs = self.objects.list(Some(&below));
         let mut removed = 0;
-        for meta in all.iter().filter(|m| !used.contains(m.location.as_ref()) && old(m)) {
-            self.bounded("remove a pack", SMALL, self.objects.delete(&meta.location)).await?;
-            removed += 1;
+        while let Some(meta) = self.bounded("list the packs", 3 * SMALL, packs.try_next()).await? {
+            if !used.contains(meta.location.as_ref()) && old(&meta) {
+                self.bounded("remove a pack", SMALL, self.objects.delete(&meta.location)).await?;
+                removed += 1;
+            }
         }
         if let Some(root) = staged::directory(&self.shown) {
             removed += staged::remove(root.join("v1"), grace).await?;
