@@ -2,6 +2,8 @@
 //!
 //! Unknown keys are warned about, not refused: an older torpord must start with a newer file.
 
+pub mod listen;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -48,6 +50,10 @@ pub struct ConfigFile {
     pub disk_reserve: Option<u64>,
     /// Limits by name, such as `dev.small`.
     pub tiers: std::collections::BTreeMap<String, Tier>,
+    /// Listeners beside the socket. Default: none.
+    pub listen: Vec<listen::Listen>,
+    /// Directories of the host that may be had with a token, and all below them. Default: none.
+    pub token_host_paths: Vec<PathBuf>,
 }
 
 /// Named limits.
@@ -132,6 +138,10 @@ pub struct Config {
     pub disk_reserve: u64,
     /// See [`ConfigFile::tiers`].
     pub tiers: std::collections::BTreeMap<String, Resources>,
+    /// See [`ConfigFile::listen`].
+    pub listen: Vec<listen::Listen>,
+    /// See [`ConfigFile::token_host_paths`].
+    pub token_host_paths: Vec<PathBuf>,
 }
 
 const MIB: u64 = 1 << 20;
@@ -155,7 +165,7 @@ pub fn parse(text: &str) -> Result<(ConfigFile, Vec<String>)> {
 }
 
 /// Every key of the file.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 19] = [
     "state-dir",
     "socket",
     "store",
@@ -173,6 +183,8 @@ pub const KEYS: [&str; 17] = [
     "log-files",
     "disk-reserve",
     "tiers",
+    "listen",
+    "token-host-paths",
 ];
 
 /// Fills in defaults and checks that the values go together.
@@ -206,6 +218,14 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
         let (name, r) = resources(tier)?;
         tiers.insert(name, r);
     }
+    listen::check(&file.listen)?;
+    for root in &file.token_host_paths {
+        let plain = |c| matches!(c, std::path::Component::RootDir | std::path::Component::Normal(_));
+        if !root.is_absolute() || !root.components().all(plain) {
+            let text = format!("token-host-paths: {} is not an absolute path without ..", root.display());
+            return Err(Error::invalid(text));
+        }
+    }
     Ok(Config {
         store: file.store.unwrap_or_else(|| format!("file://{}/store", state_dir.display())),
         state_dir,
@@ -224,6 +244,8 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
         log_files: file.log_files.unwrap_or(4).clamp(1, 1000),
         disk_reserve: file.disk_reserve.unwrap_or(256 * MIB),
         tiers,
+        listen: file.listen,
+        token_host_paths: file.token_host_paths,
     })
 }
 

@@ -35,6 +35,8 @@ pub struct Problem {
 pub fn status(code: Code) -> u16 {
     match code {
         Code::InvalidRequest => 400,
+        Code::Unauthorized => 401,
+        Code::Forbidden => 403,
         Code::NotFound => 404,
         Code::MethodNotAllowed => 405,
         Code::WrongState | Code::NameTaken | Code::PortTaken | Code::InUse | Code::Cancelled => 409,
@@ -43,6 +45,7 @@ pub fn status(code: Code) -> u16 {
         Code::BadArchive | Code::Damaged | Code::Incompatible | Code::CommandNotFound | Code::CommandNotExecutable => {
             422
         }
+        Code::RateLimited => 429,
         Code::Runtime | Code::Internal => 500,
         Code::Unsupported => 501,
         Code::StoreUnavailable => 503,
@@ -54,6 +57,9 @@ pub fn status(code: Code) -> u16 {
 fn title(code: Code) -> &'static str {
     match code {
         Code::InvalidRequest => "The request is wrong",
+        Code::Unauthorized => "Not authorized",
+        Code::Forbidden => "Forbidden",
+        Code::RateLimited => "Too many requests",
         Code::NotFound => "Not found",
         Code::MethodNotAllowed => "Method not allowed",
         Code::WrongState => "Not possible in this state",

@@ -1,9 +1,13 @@
 //! Bodies of requests and answers. Requests refuse what they don't know.
 
+mod token;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use token::{CreateToken, NewToken, RotateToken, Ticket, Token};
 
 /// A pod to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]

@@ -33,6 +33,9 @@ struct Flags {
     /// Host ports given out when none is asked for
     #[arg(long, value_name = "A-B")]
     port_range: Option<String>,
+    /// One more address to serve the API at; may be given more than once. Tokens are asked for
+    #[arg(long, value_name = "ADDRESS[,cert=FILE,key=FILE]")]
+    listen: Vec<config::listen::Listen>,
     /// The runsc to use for new pods
     #[arg(long, value_name = "PROGRAM")]
     runsc: Option<PathBuf>,
@@ -55,6 +58,9 @@ fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
     file.pod_cidr = flags.pod_cidr.or(file.pod_cidr);
     file.port_range = flags.port_range.or(file.port_range);
     file.runsc = flags.runsc.or(file.runsc);
+    if !flags.listen.is_empty() {
+        file.listen = flags.listen;
+    }
     if flags.store_allow_http {
         file.store_allow_http = Some(true);
     }

@@ -6,21 +6,15 @@ use clap::{Args, Parser, Subcommand};
 
 use super::events::Events;
 use super::stats::Usage;
+use super::token::{Access, Token};
 use super::update::Update;
 
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "torpor", version, propagate_version = true)]
 pub struct Arguments {
-    /// The torpord to talk to
-    #[arg(
-        long,
-        global = true,
-        env = "TORPOR_HOST",
-        default_value = "unix:///run/torpor/torpor.sock",
-        value_name = "unix://PATH"
-    )]
-    pub(super) host: String,
+    #[command(flatten)]
+    pub(super) access: Access,
     /// Print JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -146,6 +140,9 @@ pub(super) enum Command {
     /// Images
     #[command(subcommand)]
     Image(Image),
+    /// Tokens for those who come by TCP
+    #[command(subcommand)]
+    Token(Token),
     /// Look for what may be wrong with the host
     Doctor,
     /// Show versions

@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::{run, stats};
+use super::{run, stats, token};
 use crate::api::client::Client;
 use crate::api::types::{self, RestoreSnapshot, StopPod, WakePod};
 
@@ -14,7 +14,7 @@ type Done = Result<u8, Failure>;
 /// Does what was typed.
 pub(super) async fn run(arguments: Arguments) -> Done {
     let json = arguments.json;
-    let client = || Client::new(&arguments.host).map_err(Failure::from);
+    let client = || arguments.access.client();
     match arguments.command {
         Command::Run(args) => run::run(&client()?, &args, json).await,
         Command::Create(args) => run::create(&client()?, &args, json).await,
@@ -73,6 +73,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
         Command::Image(command) => image(&client()?, command, json).await,
+        Command::Token(command) => token::token(&client()?, command, json).await,
         Command::Doctor => doctor(&client()?, json).await,
         Command::Version => version(&client()?, json).await,
         Command::Completions { shell } => {

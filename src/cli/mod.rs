@@ -7,6 +7,7 @@ mod events;
 mod output;
 mod run;
 mod stats;
+mod token;
 mod update;
 
 use std::process::ExitCode;

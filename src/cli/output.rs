@@ -51,7 +51,8 @@ pub(super) fn fail(failure: &Failure, passes_codes: bool) -> u8 {
             Failure::Own(_) => OWN_FAILURE,
         };
     }
-    if matches!(failure, Failure::Client(ClientError::Unreachable { .. })) { UNREACHABLE } else { 1 }
+    let unreachable = ClientError::is_unreachable;
+    if matches!(failure, Failure::Client(e) if unreachable(e)) { UNREACHABLE } else { 1 }
 }
 
 /// One JSON value.

@@ -44,6 +44,7 @@ pub fn prepare(config: Config) -> Result<Prepared> {
         return Err(Error::new(Code::Unsupported, "torpord makes namespaces and mounts: it must be started by root")
             .hint("use sudo, or the systemd unit"));
     }
+    crate::host::listeners::allow_many_files();
     files::create_dir_all(&config.state_dir, 0o700)?;
     let mode = std::fs::Permissions::from_mode(0o711); // engines below are executed by other users; the rest is closed
     std::fs::set_permissions(&config.state_dir, mode)
@@ -63,6 +64,14 @@ pub fn prepare(config: Config) -> Result<Prepared> {
 pub async fn run(prepared: Prepared) -> Result<()> {
     let Prepared { config, tag, cgroups, _lock } = prepared;
     let (listener, made) = http::listen(&config.socket)?;
+    let listeners: Result<Vec<_>> = config.listen.iter().map(http::Listener::bind).collect();
+    let listeners = match listeners {
+        Ok(all) => all,
+        Err(e) => {
+            remove_socket(made.as_deref());
+            return Err(e);
+        }
+    };
     let shutdown = CancellationToken::new();
     let started = start(config.clone(), tag, cgroups.clone(), shutdown.clone()).await;
     let (core, network, runtime) = match started {
@@ -76,14 +85,22 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     tokio::spawn(Arc::clone(&core).sweep_store());
     tokio::spawn(Arc::clone(&core).save_again());
     tokio::spawn(Arc::clone(&core).drop_orphaned_images());
-    let served = tokio::spawn(http::serve(listener, http::router(Arc::clone(&core)), shutdown.clone()));
+    tokio::spawn(Arc::clone(&core).end_expired_tokens());
+    let reload = tokio::sync::watch::Sender::new(());
+    let mut served = tokio::task::JoinSet::new();
+    served.spawn(http::serve(listener, http::router(Arc::clone(&core)), shutdown.clone()));
+    for listener in listeners {
+        served.spawn(listener.serve(Arc::clone(&core), reload.subscribe(), shutdown.clone()));
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %config.socket.display(), "ready");
-    wait_for_signal().await?;
+    wait_for_signal(&reload).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     shutdown.cancel();
     watch.abort();
-    served.await.attempt(Code::Internal, || "end the API".into())?;
+    while let Some(ended) = served.join_next().await {
+        ended.attempt(Code::Internal, || "end the API".into())?;
+    }
     remove_socket(made.as_deref());
     // Without pods nothing needs what they shared: a host on which torpor is stopped is as it was.
     if core.is_empty() {
@@ -217,13 +234,19 @@ fn resolvers() -> Vec<std::net::Ipv4Addr> {
     Vec::new()
 }
 
-async fn wait_for_signal() -> Result<()> {
+/// Waits for SIGTERM or SIGINT; SIGHUP tells those who have something to read anew.
+async fn wait_for_signal(reload: &tokio::sync::watch::Sender<()>) -> Result<()> {
     let what = || "wait for signals".to_owned();
     let mut term = signal(SignalKind::terminate()).attempt(Code::Internal, what)?;
     let mut int = signal(SignalKind::interrupt()).attempt(Code::Internal, what)?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut hup = signal(SignalKind::hangup()).attempt(Code::Internal, what)?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                let _ = reload.send(());
+            }
+        }
     }
-    Ok(())
 }

@@ -38,6 +38,19 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
     failed(DirBuilder::new().recursive(true).mode(mode).create(path), "make directory", path)
 }
 
+/// What tells one state of a file from another: device, inode, size, and when it was changed.
+pub type Stamp = (u64, u64, u64, i64, i64);
+
+/// The state in which a file is now, links followed.
+///
+/// # Errors
+/// There is none, or it can't be looked at.
+pub fn stamp(path: &Path) -> Result<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let m = failed(std::fs::metadata(path), "look at", path)?;
+    Ok((m.dev(), m.ino(), m.size(), m.ctime(), m.ctime_nsec()))
+}
+
 /// Makes a file that only its owner may read; one that is there already is left alone.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ pub mod command;
 pub mod engine;
 pub mod files;
 pub mod layers;
+pub mod listeners;
 pub mod logs;
 pub mod network;
 pub mod ports;

@@ -12,6 +12,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Code {
     /// The request's content is wrong and was refused before anything was touched.
     InvalidRequest,
+    /// No token, or one that is not good.
+    Unauthorized,
+    /// The token, or the page that asks, may not do this.
+    Forbidden,
+    /// Asked too often; the answer says when to ask again.
+    RateLimited,
     /// No such pod, image, snapshot or route.
     NotFound,
     /// The object is in a state in which this can't be done.
@@ -56,8 +62,11 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Code; 21] = [
+    pub const ALL: [Code; 24] = [
         Code::InvalidRequest,
+        Code::Unauthorized,
+        Code::Forbidden,
+        Code::RateLimited,
         Code::NotFound,
         Code::WrongState,
         Code::NameTaken,
@@ -84,6 +93,9 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Code::InvalidRequest => "invalid_request",
+            Code::Unauthorized => "unauthorized",
+            Code::Forbidden => "forbidden",
+            Code::RateLimited => "rate_limited",
             Code::NotFound => "not_found",
             Code::WrongState => "wrong_state",
             Code::NameTaken => "name_taken",

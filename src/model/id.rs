@@ -26,6 +26,12 @@ fn is_hex(s: &str, len: usize) -> bool {
     s.len() == len && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+fn is_name(s: &str) -> bool {
+    s.len() <= 63
+        && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
 macro_rules! checked {
     ($(#[$doc:meta])* $name:ident, $check:expr, $what:literal) => {
         $(#[$doc])*
@@ -89,11 +95,15 @@ checked!(
 );
 checked!(
     /// A pod's name, as docker allows them: a letter or digit, then letters, digits, `_`, `.`, `-`; 63 characters at most.
-    PodName, |s| {
-        s.len() <= 63
-            && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-            && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-    }, "a pod name (a letter or digit, then letters, digits, _ . or -, 63 characters at most)"
+    PodName, is_name, "a pod name (a letter or digit, then letters, digits, _ . or -, 63 characters at most)"
+);
+checked!(
+    /// A token's identifier: 12 lower-case hexadecimal characters, never used twice.
+    TokenId, |s| is_hex(s, 12), "a token id (12 hexadecimal characters)"
+);
+checked!(
+    /// What people call a token: a letter or digit, then letters, digits, `_`, `.`, `-`; 63 characters at most.
+    TokenName, is_name, "a token's name (a letter or digit, then letters, digits, _ . or -, 63 characters at most)"
 );
 checked!(
     /// A content digest, `sha256:` and 64 lower-case hexadecimal characters.
@@ -120,6 +130,15 @@ impl SnapshotId {
     /// The system has no randomness to give.
     pub fn random() -> Result<Self> {
         random_hex(16).map(Self)
+    }
+}
+impl TokenId {
+    /// A new random one.
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub fn random() -> Result<Self> {
+        random_hex(6).map(Self)
     }
 }
 impl InstanceTag {

@@ -7,9 +7,10 @@ mod pod;
 mod restart;
 mod snapshot;
 mod spec;
+pub mod token;
 
 pub use error::{Attempt, Code, Error, Result};
-pub use id::{Digest, ImageName, InstanceTag, PodId, PodName, SnapshotId, hex};
+pub use id::{Digest, ImageName, InstanceTag, PodId, PodName, SnapshotId, TokenId, TokenName, hex};
 pub use image::{ImageConfig, ImageRecord, LayerInfo};
 pub use pod::{ExitReason, Forward, PodRecord, PodState, Protocol, RootfsMode, RuntimeId};
 pub use restart::{RestartPolicy, Restarts};

@@ -13,6 +13,7 @@ mod events;
 mod isolation;
 mod life;
 mod limits;
+mod listen;
 mod pause;
 mod policies;
 mod recovery;
@@ -23,4 +24,5 @@ mod sleep;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod update;

@@ -79,6 +79,8 @@ pub enum Told {
 /// Which events a reader asks for. Empty: all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// Of this one, for whoever may see no other.
+    pub only: Option<PodId>,
     /// Name, id or beginning of an id: one of them.
     pub pods: Vec<String>,
     /// One of these.
@@ -93,7 +95,8 @@ const LEAST_ID: usize = 6;
 impl Filter {
     fn takes(&self, e: &Event) -> bool {
         let is = |p: &String| *p == e.name || (p.len() >= LEAST_ID && e.pod.as_str().starts_with(p.as_str()));
-        (self.pods.is_empty() || self.pods.iter().any(is))
+        self.only.as_ref().is_none_or(|only| *only == e.pod)
+            && (self.pods.is_empty() || self.pods.iter().any(is))
             && (self.what.is_empty() || self.what.contains(&e.what))
             && has_labels(&e.labels, &self.labels)
     }

@@ -337,6 +337,7 @@ impl Core {
         }
         turn.pod().set_gone();
         self.forget(&record.id);
+        self.end_tokens_of(&record.id).await;
         self.events.tell(Happened::Removed, &record, BTreeMap::new());
         self.release_root(&record).await;
         Ok(())

@@ -46,6 +46,8 @@ pub struct Which {
     pub states: Vec<PodState>,
     /// Parts of names: one of them.
     pub names: Vec<String>,
+    /// This one, for whoever may see no other.
+    pub only: Option<PodId>,
     /// So many at most.
     pub limit: Option<usize>,
     /// Only those after it.
@@ -58,7 +60,8 @@ fn cursor(r: &PodRecord) -> Cursor {
 
 impl Which {
     fn takes(&self, r: &PodRecord) -> bool {
-        (self.states.is_empty() || self.states.contains(&r.state))
+        self.only.as_ref().is_none_or(|only| *only == r.id)
+            && (self.states.is_empty() || self.states.contains(&r.state))
             && (self.names.is_empty() || self.names.iter().any(|n| r.spec.name.as_str().contains(n.as_str())))
             && has_labels(&r.spec.labels, &self.labels)
             && self.after.as_ref().is_none_or(|a| cursor(r) > *a)

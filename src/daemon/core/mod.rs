@@ -24,6 +24,7 @@ mod snapshots;
 mod stats;
 mod teardown;
 mod tidy;
+pub mod tokens;
 mod update;
 mod view;
 
@@ -107,6 +108,8 @@ pub struct Core {
     unsaved: tokio::sync::Notify,
     /// Restarts at once: after a reboot all pods want to be first.
     restarting: tokio::sync::Semaphore,
+    /// Who may use it beside those who reach the socket.
+    tokens: tokens::Tokens,
     shutdown: CancellationToken,
 }
 
@@ -145,6 +148,7 @@ impl Core {
         for (id, reason) in &unreadable {
             tracing::error!(pod = %id, %reason, "the record of a pod can't be read: it is left alone");
         }
+        let tokens = tokens::Tokens::load(&db).await?;
         let told = Arc::new(events::Events::new());
         let pods = records.into_iter().map(|r| (r.id.clone(), Pod::new(r, &told))).collect();
         Ok(Arc::new(Core {
@@ -166,6 +170,7 @@ impl Core {
             new_layers: tokio::sync::RwLock::new(()),
             unsaved: tokio::sync::Notify::new(),
             restarting: tokio::sync::Semaphore::new(restart::AT_ONCE),
+            tokens,
             shutdown,
         }))
     }
@@ -193,11 +198,9 @@ impl Core {
     /// The pod that a name, an id or a unique beginning of an id stands for.
     fn find(&self, reference: &str) -> Result<Arc<Pod>> {
         let pods = self.pods();
-        let named = pods.iter().find(|p| {
-            let r = p.record();
-            r.spec.name.as_str() == reference || r.id.as_str() == reference
-        });
-        if let Some(pod) = named {
+        // A pod may have another's id for a name: the id wins, for it is what a token of one pod is held to.
+        let by_id = pods.iter().find(|p| p.record().id.as_str() == reference);
+        if let Some(pod) = by_id.or_else(|| pods.iter().find(|p| p.record().spec.name.as_str() == reference)) {
             return Ok(Arc::clone(pod));
         }
         let mut begun = pods.iter().filter(|p| !reference.is_empty() && p.record().id.as_str().starts_with(reference));

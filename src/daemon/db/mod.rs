@@ -3,6 +3,8 @@
 //! After a crash: what was committed is there, what was not is not. Nobody else opens the file by path: closing any
 //! descriptor of it in this process would drop SQLite's locks.
 
+mod tokens;
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::model::{Attempt, Code, Error, Forward, ImageName, ImageRecord, PodId, PodRecord, Result};
 
 /// The schema that this torpord writes.
-pub const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = MIGRATIONS.len() as i64;
 /// The oldest schema number that may read what this torpord writes.
 pub const MIN_READER: i64 = 1;
 
@@ -28,6 +30,9 @@ CREATE TABLE ports (
 ) STRICT;
 CREATE TABLE images (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 ";
+
+/// What makes schema n out of schema n - 1. They only add: an older torpord goes on reading.
+const MIGRATIONS: [&str; 2] = [SCHEMA_1, tokens::TABLE];
 
 /// The open database. Cheap to clone.
 #[derive(Clone)]
@@ -295,8 +300,10 @@ fn migrate(connection: &mut Connection) -> Result<()> {
         .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'meta'", [], |r| r.get::<_, i64>(0))
         .map_err(|e| refused("read the schema", e))?
         > 0;
+    let mut schema = 0;
     if made {
-        let (schema, min_reader): (i64, i64) = transaction
+        let min_reader: i64;
+        (schema, min_reader) = transaction
             .query_row("SELECT schema, min_reader FROM meta", [], |r| Ok((r.get(0)?, r.get(1)?)))
             .map_err(|e| refused("read the schema", e))?;
         if min_reader > SCHEMA {
@@ -306,11 +313,58 @@ fn migrate(connection: &mut Connection) -> Result<()> {
             )
             .hint("install the newer torpord again"));
         }
+    }
+    // One that is newer than this torpord stays as it is.
+    let Some(missing) = usize::try_from(schema).ok().and_then(|n| MIGRATIONS.get(n..)) else { return Ok(()) };
+    if missing.is_empty() {
         return Ok(());
     }
-    transaction.execute_batch(SCHEMA_1).map_err(|e| refused("make the tables", e))?;
+    for step in missing {
+        transaction.execute_batch(step).map_err(|e| refused("make the tables", e))?;
+    }
     transaction
-        .execute("INSERT INTO meta (only, schema, min_reader) VALUES (1, ?1, ?2)", params![SCHEMA, MIN_READER])
+        .execute(
+            "INSERT OR REPLACE INTO meta (only, schema, min_reader) VALUES (1, ?1, ?2)",
+            params![SCHEMA, MIN_READER],
+        )
         .map_err(|e| refused("make the tables", e))?;
     transaction.commit().map_err(|e| refused("make the tables", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first torpord left it.
+    fn schema_1(path: &Path, min_reader: i64, schema: i64) {
+        let old = Connection::open(path).unwrap();
+        old.execute_batch(SCHEMA_1).unwrap();
+        old.execute("INSERT INTO meta (only, schema, min_reader) VALUES (1, ?1, ?2)", params![schema, min_reader])
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_older_database_gets_what_it_lacks_and_a_newer_one_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = dir.path().join("old");
+        schema_1(&old, 1, 1);
+        for _ in 0..2 {
+            let db = Db::open(&old).unwrap();
+            assert!(db.tokens().await.unwrap().0.is_empty() && db.pods().await.unwrap().0.is_empty());
+        }
+        let read = Connection::open(&old).unwrap();
+        let schema: i64 = read.query_row("SELECT schema FROM meta", [], |r| r.get(0)).unwrap();
+        assert_eq!(schema, SCHEMA);
+
+        let newer = dir.path().join("newer");
+        schema_1(&newer, 1, SCHEMA + 5);
+        assert!(Db::open(&newer).unwrap().pods().await.unwrap().0.is_empty());
+        let schema: i64 =
+            Connection::open(&newer).unwrap().query_row("SELECT schema FROM meta", [], |r| r.get(0)).unwrap();
+        assert_eq!(schema, SCHEMA + 5);
+
+        let closed = dir.path().join("closed");
+        schema_1(&closed, SCHEMA + 1, SCHEMA + 1);
+        assert_eq!(Db::open(&closed).err().unwrap().code(), Code::Incompatible);
+    }
 }

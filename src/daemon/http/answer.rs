@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use crate::api::problem::{MEDIA_TYPE, Problem};
+use crate::model::token::Caller;
 use crate::model::{Code, Error};
 
 /// An error on its way out. The number of the request is put in by [`number_requests`].
@@ -53,7 +54,14 @@ pub(super) async fn number_requests(request: Request, next: axum::middleware::Ne
         if problem.status >= 500 {
             tracing::warn!(%method, %path, request = %id, code = %problem.code, "{}", problem.detail);
         }
+        // What else the answer says stays: who is to be asked how, and when again.
+        let said = std::mem::take(response.headers_mut());
         response = of(&problem);
+        for (name, value) in &said {
+            if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+                response.headers_mut().append(name, value.clone());
+            }
+        }
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
@@ -133,6 +141,17 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
         path.map(|p| Path(p.0)).map_err(|e: PathRejection| Refused(Error::invalid(e.body_text())))
+    }
+}
+
+/// Who asks. The listener says so; where none did, nobody may anything.
+pub(super) struct Asked(pub(super) Caller);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        caller.map(Asked).ok_or_else(|| Refused(Error::internal("nobody said who asks")))
     }
 }
 

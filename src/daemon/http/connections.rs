@@ -1,8 +1,9 @@
-//! The connections that are open: bounded, and so that no process of a client's shuts out the others.
+//! The connections that are open: bounded, and so that no process of a client's, and no address, shuts out the others.
 //!
 //! Where there are too many, the one goes that has waited longest without a request under way.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -14,8 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections at once.
 const MOST: usize = 4096;
-/// Connections at once of one process.
+/// Connections at once of one client.
 const OF_ONE: usize = 1024;
+
+/// The client at the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Client {
+    /// A process, by its id; 0 if that is not known.
+    Process(i32),
+    /// An address, or a network of them.
+    Address(IpAddr),
+}
 
 /// Those that are open.
 #[derive(Default)]
@@ -29,7 +39,7 @@ struct Table {
 }
 
 struct Entry {
-    peer: i32,
+    peer: Client,
     /// Requests under way, their answers included.
     requests: u32,
     /// Cancelled: it is closed.
@@ -47,8 +57,8 @@ pub(super) struct Connection {
 struct Busy(Arc<Connection>);
 
 impl Connections {
-    /// Takes in a connection of process `peer`; none: that one has too many requests under way, or all have.
-    pub(super) fn open(self: &Arc<Self>, peer: i32) -> Option<Connection> {
+    /// Takes in a connection of `peer`; none: that one has too many requests under way, or all have.
+    pub(super) fn open(self: &Arc<Self>, peer: Client) -> Option<Connection> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_peer = table.open.values().filter(|e| e.peer == peer).count();
         if of_peer >= OF_ONE || table.open.len() >= MOST {
@@ -130,16 +140,16 @@ mod tests {
     #[tokio::test]
     async fn too_many_of_one_process_cost_that_process_only() {
         let table = Arc::new(Connections::default());
-        let other = table.open(2).unwrap();
-        let mut mine: Vec<_> = (0..OF_ONE).map(|_| Arc::new(table.open(1).unwrap())).collect();
+        let other = table.open(Client::Process(2)).unwrap();
+        let mut mine: Vec<_> = (0..OF_ONE).map(|_| Arc::new(table.open(Client::Process(1)).unwrap())).collect();
         let answer = async { Ok::<_, ()>(Response::new(Body::empty())) };
         let answer = Arc::clone(&mine[0]).answer(answer).await.unwrap();
-        mine.push(Arc::new(table.open(1).unwrap()));
+        mine.push(Arc::new(table.open(Client::Process(1)).unwrap()));
         // The oldest is busy: the next had to go.
         let closed: Vec<bool> = mine.iter().take(3).map(|c| c.end().is_cancelled()).collect();
         assert_eq!((closed, other.end().is_cancelled()), (vec![false, true, false], false));
         drop(answer);
-        mine.push(Arc::new(table.open(1).unwrap()));
+        mine.push(Arc::new(table.open(Client::Process(1)).unwrap()));
         assert!(mine[0].end().is_cancelled());
         drop(mine);
         assert_eq!(table.0.lock().unwrap().open.len(), 1);

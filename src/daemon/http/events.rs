@@ -11,7 +11,7 @@ use futures::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
-use super::answer::Answer;
+use super::answer::{Answer, Asked};
 use crate::api::problem::Problem;
 use crate::api::types;
 use crate::daemon::core::Core;
@@ -88,6 +88,7 @@ impl Wanted {
             pods: self.pod.clone(),
             what: self.r#type.iter().map(what).collect::<Result<_>>()?,
             labels: self.label.iter().map(|l| label(l)).collect(),
+            only: None,
         })
     }
 }
@@ -113,11 +114,12 @@ fn begin(wanted: &Wanted, headers: &HeaderMap) -> Result<Begin> {
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn events(
     State(core): State<Arc<Core>>,
+    Asked(caller): Asked,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let wanted = Wanted::of(query.as_deref())?;
-    let (from, filter) = (begin(&wanted, &headers)?, wanted.filter()?);
+    let (from, filter) = (begin(&wanted, &headers)?, Filter { only: caller.only().cloned(), ..wanted.filter()? });
     let told = core.events(from, filter);
     // Nothing is read ahead of a client: one that is slow finds a gap.
     let (sender, receiver) = tokio::sync::mpsc::channel::<std::result::Result<Bytes, std::convert::Infallible>>(1);

@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
-use super::answer::Answer;
+use super::answer::{Answer, Asked};
 use super::events::{label, parameters, unknown};
 use crate::api::problem::Problem;
 use crate::api::types::Pod;
@@ -70,9 +70,13 @@ fn which(query: &[(String, String)]) -> Result<Which> {
     responses((status = 200, description = "The pods", body = Vec<Pod>,
             headers(("link" = Option<String>, description = "`<PATH>; rel=\"next\"` if there are more"))),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(core): State<Arc<Core>>, RawQuery(query): RawQuery) -> Answer<Response> {
+pub(super) async fn list(
+    State(core): State<Arc<Core>>,
+    Asked(caller): Asked,
+    RawQuery(query): RawQuery,
+) -> Answer<Response> {
     let query = parameters(query.as_deref())?;
-    let (pods, end) = core.list_some(&which(&query)?);
+    let (pods, end) = core.list_some(&Which { only: caller.only().cloned(), ..which(&query)? });
     let Some(end) = end else { return Ok(Json(pods).into_response()) };
     let mut next = url::form_urlencoded::Serializer::new(String::new());
     next.extend_pairs(query.iter().filter(|(k, _)| k != "after"));

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, Body, MaybeBody, Path, Query};
+use super::answer::{Answer, Asked, Body, MaybeBody, Path, Query};
 use super::stream;
 use crate::api::problem::Problem;
 use crate::api::types::{
@@ -26,7 +26,12 @@ type Cored = State<Arc<Core>>;
     responses((status = 201, description = "It runs, and is ready if a probe was given; or it is made, with `start: false`", body = Pod),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn create(State(core): Cored, Body(request): Body<CreatePod>) -> Answer<(StatusCode, Json<Pod>)> {
+pub(super) async fn create(
+    State(core): Cored,
+    Asked(caller): Asked,
+    Body(request): Body<CreatePod>,
+) -> Answer<(StatusCode, Json<Pod>)> {
+    core.reach(&caller, request.volumes.iter().map(|v| v.source.as_str()))?;
     Ok((StatusCode::CREATED, Json(core.create_pod(request).await?)))
 }
 

@@ -12,8 +12,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{answer, events, list, pods, stats, store, system, update};
+use super::{answer, events, list, pods, stats, store, system, tokens, update};
 use crate::daemon::core::Core;
+use crate::model::token::Caller;
 
 /// Bytes of a JSON body.
 const BODY: usize = 1 << 20;
@@ -25,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(20);
     info(title = "torpor", version = "1.0.0", license(name = "Apache-2.0", identifier = "Apache-2.0"),
         description = "gVisor sandboxes that sleep in object storage. Every error is `application/problem+json` (RFC 9457) with a stable `code`."),
     tags((name = "pods", description = "Pods and what is done to them"), (name = "snapshots", description = "Saved states of pods"),
-        (name = "images", description = "Images and layers"), (name = "system", description = "torpord itself"))
+        (name = "images", description = "Images and layers"), (name = "tokens", description = "Who may use it by TCP"), (name = "system", description = "torpord itself"))
 )]
 struct Document;
 
@@ -54,6 +55,10 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(store::snapshots))
         .routes(routes!(store::snapshot, store::delete_snapshot))
         .routes(routes!(store::restore))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(tokens::rotate))
+        .routes(routes!(tokens::ticket))
         .split_for_parts()
 }
 
@@ -70,14 +75,24 @@ fn images() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
 }
 
 /// The OpenAPI document.
-pub fn document() -> utoipa::openapi::OpenApi {
+pub fn document() -> serde_json::Value {
     let (_, mut document) = build();
     document.merge(images().1);
-    document
+    super::document::guarded(serde_json::to_value(document).unwrap_or_default())
 }
 
-/// The whole API.
+/// The whole API, for those who reach the Unix socket.
 pub fn router(core: Arc<Core>) -> Router {
+    numbered(plain(core).layer(axum::Extension(Caller::socket())))
+}
+
+/// What answers outside of the routes.
+pub(super) fn numbered(router: Router) -> Router {
+    router.layer(CatchPanicLayer::custom(answer::panicked)).layer(middleware::from_fn(answer::number_requests))
+}
+
+/// The routes. Who asks must have been said.
+pub(super) fn plain(core: Arc<Core>) -> Router {
     let shown = document();
     build()
         .0
@@ -87,7 +102,5 @@ pub fn router(core: Arc<Core>) -> Router {
         .route("/openapi.json", get(move || async move { Json(shown) }))
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
-        .layer(CatchPanicLayer::custom(answer::panicked))
-        .layer(middleware::from_fn(answer::number_requests))
         .with_state(core)
 }

@@ -11,12 +11,13 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, MaybeBody, Path, Query, Refused};
+use super::answer::{Answer, Asked, MaybeBody, Path, Query, Refused};
 use super::stream;
 use crate::api::problem::Problem;
 use crate::api::types::{Image, ImportDirectory, Pod, RestoreSnapshot, Snapshot};
 use crate::daemon::core::Core;
 use crate::host::layers::ImportSource;
+use crate::model::token::Grant;
 use crate::model::{Attempt, Code, Error};
 
 type Cored = State<Arc<Core>>;
@@ -25,8 +26,10 @@ type Cored = State<Arc<Core>>;
 #[utoipa::path(get, path = "/v1/snapshots", tag = "snapshots", operation_id = "listSnapshots",
     responses((status = 200, description = "The snapshots", body = Vec<Snapshot>),
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn snapshots(State(core): Cored) -> Answer<Json<Vec<Snapshot>>> {
-    Ok(Json(core.list_snapshots().await?))
+pub(super) async fn snapshots(State(core): Cored, Asked(caller): Asked) -> Answer<Json<Vec<Snapshot>>> {
+    let mut all = core.list_snapshots().await?;
+    all.retain(|s| caller.sees(&s.pod_id));
+    Ok(Json(all))
 }
 
 /// Shows a snapshot.
@@ -35,8 +38,16 @@ pub(super) async fn snapshots(State(core): Cored) -> Answer<Json<Vec<Snapshot>>>
     responses((status = 200, description = "The snapshot", body = Snapshot),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn snapshot(State(core): Cored, Path(id): Path<String>) -> Answer<Json<Snapshot>> {
-    Ok(Json(core.inspect_snapshot(&id).await?))
+pub(super) async fn snapshot(
+    State(core): Cored,
+    Asked(caller): Asked,
+    Path(id): Path<String>,
+) -> Answer<Json<Snapshot>> {
+    let shown = core.inspect_snapshot(&id).await?;
+    if !caller.sees(&shown.pod_id) {
+        return Err(Error::new(Code::NotFound, format!("no snapshot {}", shown.id)).into());
+    }
+    Ok(Json(shown))
 }
 
 /// Removes a snapshot. One in which a pod of this daemon sleeps is refused.
@@ -59,11 +70,16 @@ pub(super) async fn delete_snapshot(State(core): Cored, Path(id): Path<String>) 
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn restore(
     State(core): Cored,
+    Asked(caller): Asked,
     Path(id): Path<String>,
     headers: HeaderMap,
     MaybeBody(request): MaybeBody<RestoreSnapshot>,
 ) -> Response {
-    stream::long(&headers, 201, |progress| async move { core.restore_snapshot(&id, request, progress).await }).await
+    stream::long(&headers, 201, |progress| async move {
+        core.reach_of_snapshot(&caller, &id).await?;
+        core.restore_snapshot(&id, request, progress).await
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -83,8 +99,20 @@ pub(super) struct Import {
     responses((status = 201, description = "It is imported", body = Image),
         (status = "4XX", description = "Refused; nothing was imported", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed; nothing was imported", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn import(State(core): Cored, Query(q): Query<Import>, headers: HeaderMap, body: RawBody) -> Response {
+pub(super) async fn import(
+    State(core): Cored,
+    Asked(caller): Asked,
+    Query(q): Query<Import>,
+    headers: HeaderMap,
+    body: RawBody,
+) -> Response {
     let json = headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    if json && caller.grant != Grant::Root {
+        // Whatever lies below it and wherever its links lead would be read.
+        let e = Error::new(Code::Forbidden, "a directory of the host can't be imported with a token")
+            .hint("send it as a tar, or ask by the Unix socket");
+        return Refused(e).into_response();
+    }
     if json {
         let parsed = async {
             let bytes =
