@@ -4,13 +4,14 @@
 
 pub mod listen;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use crate::model::{Error, Resources, Result};
+use crate::model::{Error, Resources, Result, tier};
 
 /// The file as it is written. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -48,8 +49,14 @@ pub struct ConfigFile {
     pub log_files: Option<u32>,
     /// Bytes kept free on the state directory's file system. Default 256 MiB.
     pub disk_reserve: Option<u64>,
+    /// How many times the host's memory may be promised to pods that have a sandbox. Default 1.
+    pub memory_overcommit: Option<f64>,
+    /// How many times the state directory's file system may be promised to their writable layers. Default 10.
+    pub disk_overcommit: Option<f64>,
+    /// Bytes of memory kept for the host. Default 1 GiB, or an eighth of it if that is less.
+    pub memory_head_room: Option<u64>,
     /// Limits by name, such as `dev.small`.
-    pub tiers: std::collections::BTreeMap<String, Tier>,
+    pub tiers: BTreeMap<String, Tier>,
     /// Listeners beside the socket. Default: none.
     pub listen: Vec<listen::Listen>,
     /// Directories of the host that may be had with a token, and all below them. Default: none.
@@ -57,15 +64,15 @@ pub struct ConfigFile {
 }
 
 /// Named limits.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Tier {
     /// Processors.
     pub cpus: f64,
-    /// Bytes of memory.
-    pub memory: u64,
-    /// Bytes of the writable layer.
-    pub disk: u64,
+    /// Bytes of memory, or a text such as `512m`.
+    pub memory: Bytes,
+    /// Bytes of the writable layer, or a text such as `8g`.
+    pub disk: Bytes,
     /// Processes.
     #[serde(default = "default_pids")]
     pub pids: u32,
@@ -73,6 +80,25 @@ pub struct Tier {
 
 fn default_pids() -> u32 {
     1024
+}
+
+/// A number of bytes, or a text that stands for one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Bytes {
+    /// The number.
+    Number(u64),
+    /// With a unit.
+    Text(String),
+}
+
+impl Bytes {
+    fn get(&self) -> Result<u64> {
+        match self {
+            Bytes::Number(n) => Ok(*n),
+            Bytes::Text(text) => tier::size(text),
+        }
+    }
 }
 
 /// An inclusive range of ports.
@@ -136,8 +162,14 @@ pub struct Config {
     pub log_files: u32,
     /// See [`ConfigFile::disk_reserve`].
     pub disk_reserve: u64,
+    /// See [`ConfigFile::memory_overcommit`].
+    pub memory_overcommit: f64,
+    /// See [`ConfigFile::disk_overcommit`].
+    pub disk_overcommit: f64,
+    /// See [`ConfigFile::memory_head_room`].
+    pub memory_head_room: Option<u64>,
     /// See [`ConfigFile::tiers`].
-    pub tiers: std::collections::BTreeMap<String, Resources>,
+    pub tiers: BTreeMap<String, Resources>,
     /// See [`ConfigFile::listen`].
     pub listen: Vec<listen::Listen>,
     /// See [`ConfigFile::token_host_paths`].
@@ -165,7 +197,7 @@ pub fn parse(text: &str) -> Result<(ConfigFile, Vec<String>)> {
 }
 
 /// Every key of the file.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 22] = [
     "state-dir",
     "socket",
     "store",
@@ -182,6 +214,9 @@ pub const KEYS: [&str; 19] = [
     "log-max-bytes",
     "log-files",
     "disk-reserve",
+    "memory-overcommit",
+    "disk-overcommit",
+    "memory-head-room",
     "tiers",
     "listen",
     "token-host-paths",
@@ -203,21 +238,13 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
     if pod_cidr.prefix_len() > 26 || !(8..).contains(&pod_cidr.prefix_len()) {
         return Err(Error::invalid(format!("pod-cidr {pod_cidr} must be a network of /8 to /26")));
     }
-    let resources = |(name, t): (String, Tier)| -> Result<(String, Resources)> {
-        let r = Resources { cpu_millis: cpu_millis(t.cpus)?, memory: t.memory, pids: t.pids, disk: t.disk };
-        Ok((name, r))
+    let tiers = tiers(file.tiers)?;
+    let ratio = |key: &str, given: Option<f64>, default: f64| match given {
+        Some(r) if !(r.is_finite() && (0.01..=10_000.0).contains(&r)) => {
+            Err(Error::invalid(format!("{key} = {r} is no ratio")).hint("a number from 0.01 to 10000"))
+        }
+        other => Ok(other.unwrap_or(default)),
     };
-    let mut tiers: std::collections::BTreeMap<String, Resources> = [
-        ("dev.small", Resources { cpu_millis: 1000, memory: GIB, pids: 1024, disk: 8 * GIB }),
-        ("dev.medium", Resources { cpu_millis: 2000, memory: 2 * GIB, pids: 2048, disk: 16 * GIB }),
-        ("dev.large", Resources { cpu_millis: 4000, memory: 4 * GIB, pids: 4096, disk: 32 * GIB }),
-    ]
-    .map(|(n, r)| (n.to_owned(), r))
-    .into();
-    for tier in file.tiers {
-        let (name, r) = resources(tier)?;
-        tiers.insert(name, r);
-    }
     listen::check(&file.listen)?;
     for root in &file.token_host_paths {
         let plain = |c| matches!(c, std::path::Component::RootDir | std::path::Component::Normal(_));
@@ -243,10 +270,35 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
         log_max_bytes: file.log_max_bytes.unwrap_or(16 * MIB).max(4096),
         log_files: file.log_files.unwrap_or(4).clamp(1, 1000),
         disk_reserve: file.disk_reserve.unwrap_or(256 * MIB),
+        memory_overcommit: ratio("memory-overcommit", file.memory_overcommit, 1.0)?,
+        disk_overcommit: ratio("disk-overcommit", file.disk_overcommit, 10.0)?,
+        memory_head_room: file.memory_head_room,
         tiers,
         listen: file.listen,
         token_host_paths: file.token_host_paths,
     })
+}
+
+/// The tiers that are built in, and those of the file on top.
+fn tiers(given: BTreeMap<String, Tier>) -> Result<BTreeMap<String, Resources>> {
+    let mut all: BTreeMap<String, Resources> = tier::BUILT_IN.map(|(n, r)| (n.to_owned(), r)).into();
+    for (name, t) in given {
+        let wrong = |e: Error| {
+            let why = e.report();
+            e.context(format!("tier {name:?} of the configuration: {why}"))
+        };
+        if !tier::is_tier_name(&name) {
+            return Err(Error::invalid(format!("{name:?} can't name a tier")).hint("letters, digits, . _ and -"));
+        }
+        let read = || -> Result<Resources> {
+            let (memory, disk) = (t.memory.get()?, t.disk.get()? / 4096 * 4096);
+            let r = Resources { cpu_millis: cpu_millis(t.cpus)?, memory, pids: t.pids, disk };
+            r.check().map(|()| r)
+        };
+        let resources = read().map_err(wrong)?;
+        all.insert(name, resources);
+    }
+    Ok(all)
 }
 
 /// Processors as thousandths.
@@ -279,11 +331,13 @@ mod tests {
     #[test]
     fn defaults_are_complete_and_unknown_keys_are_named() {
         let (file, unknown) =
-            parse("state-dir = '/x'\nnew-thing = 1\n[tiers.'a.b']\ncpus = 0.5\nmemory = 1\ndisk = 2\n").unwrap();
+            parse("state-dir = '/x'\nnew-thing = 1\n[tiers.'a.b']\ncpus = 0.5\nmemory = '64m'\ndisk = 1048577\n")
+                .unwrap();
         assert_eq!(unknown, ["new-thing"]);
         let config = complete(file).unwrap();
         assert_eq!(config.store, "file:///x/store");
-        assert_eq!(config.tiers["a.b"].cpu_millis, 500);
+        let mine = config.tiers["a.b"];
+        assert_eq!((mine.cpu_millis, mine.memory, mine.disk, mine.pids), (500, 64 * MIB, MIB, 1024));
         assert!(config.tiers.contains_key("dev.small"));
     }
 
@@ -297,6 +351,13 @@ mod tests {
             "port-range = '5-4'",
             "pod-cidr = '10.0.0.0/30'",
             "state-dir = 'rel'",
+            "memory-overcommit = 0",
+            "disk-overcommit = -1",
+            "memory-overcommit = nan",
+            "[tiers.'a b']\ncpus = 1\nmemory = '1g'\ndisk = '1g'",
+            "[tiers.a]\ncpus = 1\nmemory = 1\ndisk = '1g'",
+            "[tiers.a]\ncpus = 0\nmemory = '1g'\ndisk = '1g'",
+            "[tiers.a]\ncpus = 1\nmemory = '1x'\ndisk = '1g'",
         ] {
             assert!(complete(parse(bad).unwrap().0).is_err(), "{bad}");
         }

@@ -38,6 +38,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         hostname: None,
         labels: Default::default(),
         ready: None,
+        secrets: vec![],
         restart: Default::default(),
     };
     let pod = PodRecord {

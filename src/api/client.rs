@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod host;
 mod pods;
 mod store;
 mod system;

@@ -1,5 +1,7 @@
 //! The contract of the REST API: its types, its errors, and the client of it.
 
+pub use crate::model::base64;
+
 pub mod client;
 pub mod problem;
 pub mod types;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::types::capacity::Shortage;
 use crate::model::{Code, Error};
 
 /// The media type of errors.
@@ -26,6 +27,9 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The sums, if it was refused for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Shortage>,
     /// Number of the request, also in torpord's log.
     #[serde(default)]
     pub request_id: String,
@@ -39,12 +43,22 @@ pub fn status(code: Code) -> u16 {
         Code::Forbidden => 403,
         Code::NotFound => 404,
         Code::MethodNotAllowed => 405,
-        Code::WrongState | Code::NameTaken | Code::PortTaken | Code::InUse | Code::Cancelled => 409,
+        Code::WrongState
+        | Code::NameTaken
+        | Code::PortTaken
+        | Code::InUse
+        | Code::Cancelled
+        | Code::InProgress
+        | Code::OutcomeUnknown
+        | Code::SecretsMissing => 409,
         Code::TooLarge => 413,
         Code::UnsupportedMediaType => 415,
-        Code::BadArchive | Code::Damaged | Code::Incompatible | Code::CommandNotFound | Code::CommandNotExecutable => {
-            422
-        }
+        Code::BadArchive
+        | Code::Damaged
+        | Code::Incompatible
+        | Code::CommandNotFound
+        | Code::CommandNotExecutable
+        | Code::KeyReused => 422,
         Code::RateLimited => 429,
         Code::Runtime | Code::Internal => 500,
         Code::Unsupported => 501,
@@ -79,6 +93,10 @@ fn title(code: Code) -> &'static str {
         Code::Unsupported => "Not supported here",
         Code::StoreUnavailable => "The object store does not answer",
         Code::Timeout => "Timed out",
+        Code::KeyReused => "The key was used for another request",
+        Code::InProgress => "The same request is under way",
+        Code::OutcomeUnknown => "What became of the request is not known",
+        Code::SecretsMissing => "Secrets are missing",
         Code::Exhausted => "Nothing left",
     }
 }
@@ -94,6 +112,15 @@ impl Problem {
             detail: error.report(),
             code: code.as_str().into(),
             hint: error.hint_text().map(str::to_owned),
+            room: error.shortage().map(|s| Shortage {
+                resource: s.ware.to_string(),
+                asked: s.asked,
+                promised: s.promised,
+                capacity: s.capacity,
+                head_room: s.head_room,
+                ratio: s.ratio,
+                limit: s.limit,
+            }),
             request_id: request_id.into(),
         }
     }

@@ -7,7 +7,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub mod capacity;
+mod secrets;
+pub mod system;
+mod volumes;
+
+pub use secrets::{SecretInfo, SecretSpec, SecretText, SecretValue, StartPod};
 pub use token::{CreateToken, NewToken, RotateToken, Ticket, Token};
+pub use volumes::{CreateVolume, Volume};
 
 /// A pod to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -60,6 +67,9 @@ pub struct CreatePod {
     /// How to tell that the application answers: the call comes back when it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<ReadySpec>,
+    /// Secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretSpec>,
     /// When its command is started again after it ended: `no` (the default), `on-failure`, `on-failure:MAX`, `unless-stopped`
     /// or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,6 +176,9 @@ pub struct Pod {
     pub command: Vec<String>,
     /// Names of the variables set for it. Values are not shown.
     pub env_names: Vec<String>,
+    /// Its secrets, without their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretInfo>,
     /// Its address, kept while it sleeps.
     pub address: String,
     /// Its forwards, kept while it sleeps.
@@ -291,6 +304,9 @@ pub struct WakePod {
     /// Start its command anew instead of going on where it was.
     #[serde(default)]
     pub cold: bool,
+    /// Values of secrets that were given with an earlier request: needed after a reboot of the host, and to change them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretValue>,
 }
 
 /// Which snapshot to put a pod back to.
@@ -299,6 +315,9 @@ pub struct WakePod {
 pub struct RestorePod {
     /// Its id.
     pub snapshot: String,
+    /// Values of secrets that were given with an earlier request: needed after a reboot of the host, and to change them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretValue>,
 }
 
 /// How a pod's command ended.
@@ -473,6 +492,10 @@ pub struct RestoreSnapshot {
     /// snapshot's pod id has: what lies in the store does not decide what of this host is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_directories: Vec<String>,
+    /// Its secrets, as files: it has none of those that the first pod had. Programs that run in it have the environment that they
+    /// had, so that no secret can be put there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretSpec>,
 }
 
 /// An image.

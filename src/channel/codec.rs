@@ -1,11 +1,16 @@
 //! Frames: bytes in, frames out; and the other way.
 
+use zeroize::Zeroize;
+
 /// Bytes that a FIFO takes whole or not at all (`PIPE_BUF` on Linux).
 pub const ATOMIC: usize = 4096;
 /// Longest body of a frame.
 pub const MAX_BODY: usize = 128 * 1024;
 /// Longest message that fragments may add up to.
 const MAX_MESSAGE: usize = 4 << 20;
+
+/// The kind of frames whose bodies are overwritten as soon as they are of no more use: secrets.
+pub(super) const SECRETS: u8 = 40;
 
 const MAGIC: u32 = 0x3143_5054;
 const HEADER: usize = 24;
@@ -92,7 +97,46 @@ pub struct Decoder {
     skipped: u64,
 }
 
+impl Frame {
+    /// Whether it holds secrets, so that it is to be overwritten.
+    pub fn is_secret(&self) -> bool {
+        self.kind == SECRETS
+    }
+}
+
+/// Adds to a body; nothing of either is left where it was.
+fn join_secret(body: &mut Vec<u8>, mut more: Vec<u8>) {
+    if body.capacity() - body.len() < more.len() {
+        let mut larger = Vec::with_capacity(2 * body.capacity() + more.len());
+        larger.extend_from_slice(body);
+        body.zeroize();
+        *body = larger;
+    }
+    body.extend_from_slice(&more);
+    more.zeroize();
+}
+
 impl Decoder {
+    /// With room for so many bytes: as long as they are enough none is copied to another place.
+    pub fn with_room(bytes: usize) -> Self {
+        Decoder { buffer: Vec::with_capacity(bytes), ..Decoder::default() }
+    }
+
+    /// Whether a message with secrets has come in part.
+    pub fn awaits_secrets(&self) -> bool {
+        self.partial.as_ref().is_some_and(Frame::is_secret)
+    }
+
+    /// Overwrites all that was had already.
+    pub fn scrub(&mut self) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        let (used, all) = (self.buffer.len(), self.buffer.capacity());
+        self.buffer.resize(all, 0);
+        self.buffer[used..].zeroize();
+        self.buffer.truncate(used);
+    }
+
     /// Takes more bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.at > 0 {
@@ -166,7 +210,11 @@ impl Decoder {
             self.at += HEADER + length;
             let frame = match self.partial.take() {
                 Some(mut begun) if begun.kind == kind && begun.sequence == sequence => {
-                    begun.body.extend_from_slice(&body);
+                    if kind == SECRETS {
+                        join_secret(&mut begun.body, body);
+                    } else {
+                        begun.body.extend_from_slice(&body);
+                    }
                     begun
                 }
                 _ => Frame { kind, sequence, body },

@@ -30,6 +30,8 @@ pub mod kind {
     pub const STDIN: u8 = 3;
     /// The end of input.
     pub const STDIN_END: u8 = 4;
+    /// A question: put these secrets into the pod.
+    pub const SECRETS: u8 = 16;
 }
 
 /// What is asked.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::SECRETS;
+use super::secrets::SecretFiles;
 use super::{Frame, encode, encode_fragments};
 
 /// The version of the protocol that this build speaks.
@@ -179,6 +181,8 @@ pub enum Request {
     Ack(u64),
     /// The pod's command has ended and all is known: end the sandbox.
     Finish,
+    /// Put these files into /run/secrets, in the place of all that is there.
+    Secrets(SecretFiles),
 }
 
 /// What init says to a shim.
@@ -238,6 +242,11 @@ pub enum Event {
         id: u64,
         /// Whether it answered.
         ready: bool,
+    },
+    /// Answers `Secrets`.
+    SecretsFilled {
+        /// What could not be done, if anything.
+        failed: Option<String>,
     },
 }
 
@@ -313,6 +322,7 @@ impl Request {
             }
             Request::Ack(sequence) => (10, sequence.to_le_bytes().to_vec()),
             Request::Finish => (11, Vec::new()),
+            Request::Secrets(files) => return encode_fragments(SECRETS, 0, &files.encode()),
         };
         encode_fragments(kind, 0, &body)
     }
@@ -347,6 +357,7 @@ impl Request {
             }
             10 => Request::Ack(u64::from_le_bytes(body.try_into().ok()?)),
             11 => Request::Finish,
+            SECRETS => Request::Secrets(SecretFiles::parse(body)?),
             _ => return None,
         })
     }
@@ -384,6 +395,9 @@ impl Event {
             }
             Event::Probed { id, ready } => {
                 (72, json(&NumbersBody { id: *id, ready: *ready, ..NumbersBody::default() }))
+            }
+            Event::SecretsFilled { failed } => {
+                (110, json(&NumbersBody { message: failed.clone(), ..NumbersBody::default() }))
             }
         };
         encode(kind, sequence, &body)
@@ -424,6 +438,7 @@ impl Event {
                 let b = numbers()?;
                 Event::Probed { id: b.id, ready: b.ready }
             }
+            110 => Event::SecretsFilled { failed: numbers()?.message },
             _ => return None,
         })
     }

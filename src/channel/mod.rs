@@ -27,6 +27,7 @@ mod codec;
 pub mod control;
 mod message;
 pub mod record;
+pub mod secrets;
 
 pub use codec::{ATOMIC, Decoder, Frame, MAX_BODY, encode, encode_fragments};
 pub use message::{Event, Exec, Identity, Launch, MAIN, Probe, Request, StartFailure, Stream, VERSION};

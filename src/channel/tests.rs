@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::secrets::{SecretFile, SecretFiles};
 use super::*;
 
 fn frames_of(bytes: &[u8], step: usize) -> Vec<Frame> {
@@ -12,6 +13,11 @@ fn frames_of(bytes: &[u8], step: usize) -> Vec<Frame> {
         }
     }
     frames
+}
+
+fn secrets() -> SecretFiles {
+    let file = SecretFile { name: "key".into(), mode: 0o400, content: vec![7; 9000].into() };
+    SecretFiles { user: "ann".into(), files: vec![file] }
 }
 
 fn requests() -> Vec<Request> {
@@ -30,6 +36,7 @@ fn requests() -> Vec<Request> {
         Request::Probe { id: 4, probe: Probe::Http { port: 80, path: "/".into() }, timeout_ms: 5 },
         Request::Ack(u64::MAX),
         Request::Finish,
+        Request::Secrets(secrets()),
     ]
 }
 
@@ -43,6 +50,7 @@ fn events() -> Vec<Event> {
         Event::Quiesced,
         Event::Identified { failed: None },
         Event::Probed { id: 1, ready: true },
+        Event::SecretsFilled { failed: Some("x".into()) },
     ]
 }
 

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::events::Events;
+use super::prune::ImagePrune;
+use super::secret::{Again, Secrets};
 use super::stats::Usage;
+use super::system::System;
 use super::token::{Access, Token};
 use super::update::Update;
+use super::volume::Volume;
 
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
 #[derive(Debug, Parser)]
@@ -65,6 +69,8 @@ pub(super) enum Command {
     },
     /// Start pods that were made or stopped
     Start {
+        #[command(flatten)]
+        again: Again,
         #[arg(required = true)]
         pods: Vec<String>,
     },
@@ -105,11 +111,18 @@ pub(super) enum Command {
         /// Start their command anew instead of going on where it was
         #[arg(long)]
         cold: bool,
+        #[command(flatten)]
+        again: Again,
         #[arg(required = true)]
         pods: Vec<String>,
     },
     /// Put a pod back to a snapshot of it
-    Restore { pod: String, snapshot: String },
+    Restore {
+        #[command(flatten)]
+        again: Again,
+        pod: String,
+        snapshot: String,
+    },
     /// Let pods stand still in memory
     Pause {
         #[arg(required = true)]
@@ -143,6 +156,12 @@ pub(super) enum Command {
     /// Tokens for those who come by TCP
     #[command(subcommand)]
     Token(Token),
+    /// Named volumes
+    #[command(subcommand)]
+    Volume(Volume),
+    /// The host: what it has room for, what takes room, what can go
+    #[command(subcommand)]
+    System(System),
     /// Look for what may be wrong with the host
     Doctor,
     /// Show versions
@@ -177,6 +196,8 @@ pub(super) struct Run {
     /// A variable; without a value that of the caller
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(super) env: Vec<String>,
+    #[command(flatten)]
+    pub(super) secrets: Secrets,
     /// Variables from a file
     #[arg(long, value_name = "FILE")]
     pub(super) env_file: Vec<PathBuf>,
@@ -265,6 +286,8 @@ pub(super) enum Snapshot {
         /// A directory of the host that it may have as a volume, as the snapshot's pod had (of another host: it has to be said)
         #[arg(long = "host-directory", value_name = "DIR")]
         host_directories: Vec<String>,
+        #[command(flatten)]
+        secrets: Secrets,
         snapshot: String,
     },
     /// Remove snapshots
@@ -294,4 +317,6 @@ pub(super) enum Image {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Remove layers that no image has; with --all images that no pod uses, too
+    Prune(ImagePrune),
 }

@@ -5,9 +5,9 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::{run, stats, token};
+use super::{prune, run, stats, system, token, volume};
 use crate::api::client::Client;
-use crate::api::types::{self, RestoreSnapshot, StopPod, WakePod};
+use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
 type Done = Result<u8, Failure>;
 
@@ -24,9 +24,9 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Logs { follow, tail, since, timestamps, pod } => {
             logs(&client()?, &pod, follow, tail, since.as_deref(), timestamps, json).await
         }
-        Command::Start { pods } => {
-            let c = client()?;
-            each(&pods, json, async |p| c.start(p).await.map(Some)).await
+        Command::Start { again, pods } => {
+            let (c, how) = (client()?, StartPod { secrets: again.values()? });
+            each(&pods, json, async |p| c.start_with(p, &how).await.map(Some)).await
         }
         Command::Stop { time, signal, pods } => {
             let (c, how) = (client()?, StopPod { signal, grace_seconds: time });
@@ -44,13 +44,13 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let c = client()?;
             each(&pods, json, async |p| with_bar(|bar| c.sleep(p, bar)).await.map(Some)).await
         }
-        Command::Wake { cold, pods } => {
-            let (c, how) = (client()?, WakePod { cold });
+        Command::Wake { cold, again, pods } => {
+            let (c, how) = (client()?, WakePod { cold, secrets: again.values()? });
             each(&pods, json, async |p| with_bar(|bar| c.wake(p, &how, bar)).await.map(Some)).await
         }
-        Command::Restore { pod, snapshot } => {
-            let c = client()?;
-            each(&[pod], json, async |p| with_bar(|bar| c.restore(p, &snapshot, bar)).await.map(Some)).await
+        Command::Restore { again, pod, snapshot } => {
+            let (c, how) = (client()?, RestorePod { snapshot, secrets: again.values()? });
+            each(&[pod], json, async |p| with_bar(|bar| c.restore_with(p, &how, bar)).await.map(Some)).await
         }
         Command::Pause { pods } => {
             let c = client()?;
@@ -74,6 +74,8 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
         Command::Image(command) => image(&client()?, command, json).await,
         Command::Token(command) => token::token(&client()?, command, json).await,
+        Command::Volume(command) => volume::run(&client()?, command, json).await,
+        Command::System(command) => system::run(&client()?, command, json).await,
         Command::Doctor => doctor(&client()?, json).await,
         Command::Version => version(&client()?, json).await,
         Command::Completions { shell } => {
@@ -89,7 +91,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
 }
 
 /// The same for each pod. All are tried; the first failure's code counts.
-async fn each(
+pub(super) async fn each(
     pods: &[String],
     json: bool,
     work: impl AsyncFn(&str) -> crate::api::client::Result<Option<types::Pod>>,
@@ -255,8 +257,8 @@ async fn snapshot(client: &Client, command: Snapshot, json: bool) -> Done {
             output::table(&["SNAPSHOT ID", "POD", "IMAGE", "SIZE", "STORED", "CREATED (UTC)"], &rows);
         }
         Snapshot::Inspect { snapshot } => output::json(&client.inspect_snapshot(&snapshot).await?),
-        Snapshot::Restore { name, host_directories, snapshot } => {
-            let how = RestoreSnapshot { name, host_directories };
+        Snapshot::Restore { name, host_directories, secrets, snapshot } => {
+            let how = RestoreSnapshot { name, host_directories, secrets: secrets.specs()? };
             let pod = with_bar(|bar| client.restore_snapshot_as(&snapshot, &how, bar)).await?;
             if json { output::json(&pod) } else { println!("{}", pod.id) }
         }
@@ -301,6 +303,7 @@ async fn image(client: &Client, command: Image, json: bool) -> Done {
             output::table(&["IMAGE", "ID", "LAYERS", "SIZE", "CREATED (UTC)"], &rows);
         }
         Image::Inspect { image } => output::json(&client.inspect_image(&image).await?),
+        Image::Prune(args) => return prune::images(client, &args, json).await,
         Image::Rm { images } => {
             return each(&images, json, async |i| client.remove_image(i).await.map(|()| None)).await;
         }

@@ -5,10 +5,14 @@ mod args;
 mod commands;
 mod events;
 mod output;
+mod prune;
 mod run;
+mod secret;
 mod stats;
+mod system;
 mod token;
 mod update;
+mod volume;
 
 use std::process::ExitCode;
 

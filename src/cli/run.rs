@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Exec, Run};
 use super::output::{self, Failure};
+use crate::api::base64;
 use crate::api::client::Client;
 use crate::api::types::{CreatePod, ExecPod, HttpCheck, PortPair, PortSpec, ReadySpec, Size, VolumeSpec};
 
@@ -106,6 +107,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         hostname: run.hostname.clone(),
         labels: labels.collect(),
         ready: ready(run)?,
+        secrets: run.secrets.specs()?,
         restart: run.restart.clone(),
         start,
     })
@@ -218,28 +220,8 @@ pub(super) async fn exec(client: &Client, exec: &Exec, json: bool) -> Result<u8,
 
 /// Output as it was: base64 where it is not UTF-8.
 fn decode(text: &str, encoding: &str) -> Vec<u8> {
-    if encoding != "base64" {
-        return text.as_bytes().to_vec();
-    }
-    let value = |b: u8| match b {
-        b'A'..=b'Z' => Some(b - b'A'),
-        b'a'..=b'z' => Some(b - b'a' + 26),
-        b'0'..=b'9' => Some(b - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut word, mut bits) = (0_u32, 0);
-    for six in text.bytes().filter_map(value) {
-        word = word << 6 | u32::from(six);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            out.push((word >> bits & 0xff) as u8);
-        }
-    }
-    out
+    let plain = || text.as_bytes().to_vec();
+    if encoding == "base64" { base64::decode(text).unwrap_or_else(plain) } else { plain() }
 }
 
 #[cfg(test)]

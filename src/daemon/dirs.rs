@@ -76,6 +76,10 @@ impl Dirs {
     pub fn mounted_volumes(&self) -> PathBuf {
         self.run.join("volumes")
     }
+    /// Values of pods' secrets, in memory.
+    pub fn secrets(&self) -> PathBuf {
+        self.run.join("secrets")
+    }
     /// Named volumes.
     pub fn volumes(&self) -> PathBuf {
         self.state.join("volumes")

@@ -20,6 +20,7 @@ use crate::host::network::{Network, NetworkConfig, RealNetwork};
 use crate::host::ports::Ports;
 use crate::host::rootfs::Rootfs;
 use crate::host::runtime::RunscRuntime;
+use crate::host::secrets::Secrets;
 use crate::host::shim::RealShims;
 use crate::host::store::{Store, StoreConfig};
 use crate::host::{capabilities, files};
@@ -181,6 +182,7 @@ async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown:
         store: Arc::new(store),
         cache: Cache::open(&config.state_dir, config.cache_bytes, &boot_id)?,
         ports: Arc::new(Ports::default()),
+        secrets: Secrets::new(dirs.secrets()),
     };
     let core = Core::load(Parts { config, tag, dirs, boot_id, db, host, init, engine, resolvers, shutdown }).await?;
     core.recover().await?;

@@ -174,6 +174,25 @@ impl Cache {
         self.lock().iter().filter(|(_, e)| e.pins == 0).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Whose images are here, with the bytes that each takes.
+    pub fn sizes(&self) -> Vec<(SnapshotId, u64)> {
+        self.lock().iter().map(|(id, e)| (id.clone(), e.bytes)).collect()
+    }
+
+    /// Removes a snapshot's image unless it is in use. False: it is, or is not here.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn remove_idle(&self, id: &SnapshotId) -> Result<bool> {
+        let mut entries = self.lock();
+        if entries.get(id).is_none_or(|e| e.pins > 0) {
+            return Ok(false);
+        }
+        files::remove_tree_now(&self.path(id))?;
+        entries.remove(id);
+        Ok(true)
+    }
+
     /// Bytes it takes.
     pub fn bytes(&self) -> u64 {
         self.lock().values().map(|e| e.bytes).sum()
@@ -206,6 +225,9 @@ mod tests {
             ids.push(add(&cache).await);
         }
         assert!(cache.pin(&ids[1]).is_none() && held.path().join("pages.img").exists());
+        assert!(!cache.remove_idle(&ids[0]).unwrap() && cache.remove_idle(&ids[2]).unwrap());
+        assert!(!cache.sizes().iter().any(|(id, _)| *id == ids[2]) && cache.pin(&ids[2]).is_none());
+        ids[2] = add(&cache).await;
         drop(held);
         let again = Cache::open(dir.path(), 300 << 10, "one boot").unwrap();
         assert_eq!(again.bytes(), cache.bytes());

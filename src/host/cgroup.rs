@@ -49,6 +49,8 @@ pub trait Cgroups: Send + Sync {
     async fn list(&self) -> Result<Vec<String>>;
     /// The path as it stands in a bundle.
     fn path_for_spec(&self, id: &str) -> String;
+    /// Bytes of memory that all sandboxes together could have: the host's, or what a cgroup above them is limited to.
+    fn memory(&self) -> Result<u64>;
 }
 
 /// The kernel's own.
@@ -351,6 +353,17 @@ impl Cgroups for RealCgroups {
 
     fn path_for_spec(&self, id: &str) -> String {
         format!("/{}/{id}", self.parent.display())
+    }
+
+    fn memory(&self) -> Result<u64> {
+        let limit = match &self.layout {
+            Layout::V1(all) => all
+                .iter()
+                .find(|(c, _)| c == "memory")
+                .and_then(|(_, mount)| crate::host::memory::least_limit(mount, &self.parent, "memory.limit_in_bytes")),
+            Layout::V2(mount) => crate::host::memory::least_limit(mount, &self.parent, "memory.max"),
+        };
+        Ok(crate::host::memory::of_host()?.min(limit.unwrap_or(u64::MAX)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Files: made, replaced and removed so that a crash leaves the old or the new, never half.
 
+mod measure;
 mod remove;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
+pub use measure::measure;
 pub use remove::remove_at;
 
 use crate::model::{Attempt, Code, Error, Result};
@@ -123,6 +125,31 @@ pub fn read(path: &Path) -> Result<String> {
     failed(std::fs::read_to_string(path), "read", path)
 }
 
+/// Reads a small file that need not be text.
+///
+/// # Errors
+/// It can't be read.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    failed(std::fs::read(path), "read", path)
+}
+
+/// Reads a file of the host that somebody named: a regular file, of `most` bytes at most. Opening it waits for nothing.
+///
+/// # Errors
+/// [`Code::InvalidRequest`]: it is not there, is no file, or is larger.
+pub fn read_named(path: &Path, most: usize) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let wrong = |why: &str| Error::invalid(format!("read {}: {why}", path.display()));
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = file.map_err(|e| wrong("it can't be opened").because(e))?;
+    if !failed(file.metadata(), "look at", path)?.is_file() {
+        return Err(wrong("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    failed(file.take(most as u64 + 1).read_to_end(&mut bytes), "read", path)?;
+    if bytes.len() > most { Err(wrong(&format!("it has more than {most} bytes"))) } else { Ok(bytes) }
+}
+
 /// Reads a small text file that may be missing.
 ///
 /// # Errors
@@ -198,6 +225,16 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     let stat = nix::sys::statvfs::statvfs(path)
         .attempt(Code::Internal, || format!("ask the free space of {}", path.display()))?;
     Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// Bytes of the file system of `path`.
+///
+/// # Errors
+/// It can't be asked.
+pub fn total_bytes(path: &Path) -> Result<u64> {
+    let stat =
+        nix::sys::statvfs::statvfs(path).attempt(Code::Internal, || format!("ask the size of {}", path.display()))?;
+    Ok(stat.blocks() * stat.fragment_size())
 }
 
 /// Bytes that a tree takes on disk.

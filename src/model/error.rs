@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use super::Shortage;
+
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -40,6 +42,14 @@ pub enum Code {
     Damaged,
     /// A snapshot can't be restored here: another engine, processor, or something it needs is missing.
     Incompatible,
+    /// The Idempotency-Key was used for another request.
+    KeyReused,
+    /// A request with that Idempotency-Key is under way.
+    InProgress,
+    /// A request was begun before, and whether it was done is not known any more.
+    OutcomeUnknown,
+    /// Values of the pod's secrets are needed, and torpord has them no more.
+    SecretsMissing,
     /// No address, port, memory or disk is left.
     Exhausted,
     /// The object store does not answer or refuses.
@@ -62,7 +72,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Code; 24] = [
+    pub const ALL: [Code; 28] = [
         Code::InvalidRequest,
         Code::Unauthorized,
         Code::Forbidden,
@@ -78,6 +88,10 @@ impl Code {
         Code::BadArchive,
         Code::Damaged,
         Code::Incompatible,
+        Code::KeyReused,
+        Code::InProgress,
+        Code::OutcomeUnknown,
+        Code::SecretsMissing,
         Code::Exhausted,
         Code::StoreUnavailable,
         Code::CommandNotFound,
@@ -107,6 +121,10 @@ impl Code {
             Code::BadArchive => "bad_archive",
             Code::Damaged => "damaged",
             Code::Incompatible => "incompatible",
+            Code::KeyReused => "key_reused",
+            Code::InProgress => "in_progress",
+            Code::OutcomeUnknown => "outcome_unknown",
+            Code::SecretsMissing => "secrets_missing",
             Code::Exhausted => "exhausted",
             Code::StoreUnavailable => "store_unavailable",
             Code::CommandNotFound => "command_not_found",
@@ -126,13 +144,14 @@ pub struct Error {
     code: Code,
     message: String,
     hint: Option<String>,
+    shortage: Option<Box<Shortage>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// A failure without a cause of its own. `message`: lower case, no full stop, what was attempted and why not.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error { code, message: message.into(), hint: None, source: None }
+        Error { code, message: message.into(), hint: None, shortage: None, source: None }
     }
 
     /// The request is wrong: [`Code::InvalidRequest`].
@@ -152,6 +171,13 @@ impl Error {
         self
     }
 
+    /// The sums by which it was refused.
+    #[must_use]
+    pub fn short_of(mut self, shortage: Shortage) -> Self {
+        self.shortage = Some(Box::new(shortage));
+        self
+    }
+
     /// The cause underneath.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -162,7 +188,13 @@ impl Error {
     /// The same failure seen from a step above: code and hint stay, the text says what was attempted there.
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
-        Error { code: self.code, message: message.into(), hint: self.hint.clone(), source: Some(Box::new(self)) }
+        Error {
+            code: self.code,
+            message: message.into(),
+            hint: self.hint.clone(),
+            shortage: self.shortage.clone(),
+            source: Some(Box::new(self)),
+        }
     }
 
     /// The stable code.
@@ -173,6 +205,11 @@ impl Error {
     /// What the reader can do, if anything is known.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// The sums by which it was refused, if it was for want of room.
+    pub fn shortage(&self) -> Option<&Shortage> {
+        self.shortage.as_deref()
     }
 
     /// The message and all causes on one line, each said once.

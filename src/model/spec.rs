@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageName, PodName, Protocol, RestartPolicy};
+use super::{ImageName, PodName, Protocol, RestartPolicy, Secret};
 
 /// Limits of a pod. All of them hold for the sandbox as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,9 @@ pub struct PodSpec {
     pub labels: BTreeMap<String, String>,
     /// Readiness probe.
     pub ready: Option<Ready>,
+    /// Its secrets, without their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
     /// When its command is started again.
     #[serde(default, skip_serializing_if = "RestartPolicy::is_no")]
     pub restart: RestartPolicy,

@@ -3,13 +3,9 @@
 
 use std::path::Path;
 
-use crate::model::{Error, ImageConfig, PodName, PodSpec, ReadyCheck, Resources, Result, VolumeMount};
+use crate::model::{Error, ImageConfig, PodName, PodSpec, ReadyCheck, Result, VolumeMount, secret};
 use crate::plan::bundle;
 
-const MIB: u64 = 1 << 20;
-/// Memory below which gVisor itself has no room.
-const LEAST_MEMORY: u64 = 48 * MIB;
-const LEAST_PIDS: u32 = 32;
 const MOST_TEXT: usize = 128 * 1024;
 const MOST_PORTS: usize = 256;
 const MOST_VOLUMES: usize = 64;
@@ -29,6 +25,7 @@ pub fn check(spec: &PodSpec) -> Result<()> {
     if launch > MOST_LAUNCH {
         return Err(Error::invalid(format!("command and environment have more than {MOST_LAUNCH} bytes")));
     }
+    secret::check(&spec.secrets, &spec.env)?;
     directory(spec.working_dir.as_ref())?;
     user(spec.user.as_ref())?;
     if let Some(h) = &spec.hostname {
@@ -38,7 +35,7 @@ pub fn check(spec: &PodSpec) -> Result<()> {
     if spec.labels.len() > 64 || !spec.labels.iter().all(fine) {
         return Err(Error::invalid("labels: 64 at most, names of 1 to 128 and values of up to 4096 bytes"));
     }
-    resources(&spec.resources)?;
+    spec.resources.check()?;
     if spec.ports.len() > MOST_PORTS {
         return Err(Error::invalid(format!("a pod can have {MOST_PORTS} forwards at most")));
     }
@@ -70,22 +67,6 @@ pub fn check_image(image: &ImageConfig) -> Result<()> {
     let some = |t: &String| (!t.is_empty()).then(|| t.clone());
     directory(some(&image.working_dir).as_ref())?;
     user(some(&image.user).as_ref())
-}
-
-fn resources(r: &Resources) -> Result<()> {
-    if !(10..=1_024_000).contains(&r.cpu_millis) {
-        return Err(Error::invalid(format!("{} thousandths of a processor can't be given", r.cpu_millis)));
-    }
-    if !(LEAST_MEMORY..=1 << 44).contains(&r.memory) {
-        return Err(Error::invalid(format!("{} bytes of memory can't be given", r.memory)).hint("48m at least"));
-    }
-    if !(LEAST_PIDS..=4_000_000).contains(&r.pids) {
-        return Err(Error::invalid(format!("a limit of {} processes can't be given", r.pids)).hint("32 at least"));
-    }
-    if !(MIB..=1 << 46).contains(&r.disk) {
-        return Err(Error::invalid(format!("{} bytes of disk can't be given", r.disk)).hint("1m at least"));
-    }
-    Ok(())
 }
 
 fn volume(volume: &VolumeMount) -> Result<()> {

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod bundle;
+pub mod capacity;
 pub mod events;
 pub mod firewall;
 pub mod limits;

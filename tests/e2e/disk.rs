@@ -15,7 +15,8 @@ fn with_disk(store: &std::path::Path) -> Daemon {
     Daemon::with(Options {
         disk: Some(DISK),
         store: Some(format!("file://{}", store.display())),
-        config: "disk-reserve = 8388608\n".into(),
+        // Its pods may have more than there is.
+        config: "disk-reserve = 8388608\ndisk-overcommit = 1000\n".into(),
         ..Options::default()
     })
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs, reason = "tests")]
 
 mod badinput;
+mod capacity;
 mod cli;
 mod concurrency;
 #[allow(dead_code, reason = "shared with other test binaries")]
@@ -10,6 +11,7 @@ mod daemon;
 mod dice;
 mod disk;
 mod events;
+mod idempotency;
 mod isolation;
 mod life;
 mod limits;
@@ -26,3 +28,4 @@ mod stats;
 mod support;
 mod tls;
 mod update;
+mod volumes;

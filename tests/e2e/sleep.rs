@@ -58,7 +58,7 @@ async fn a_pod_sleeps_and_goes_on_where_it_was() {
         assert_eq!(get(port, "/"), "3");
         // A cold start is asked for.
         d.sleep("web").await;
-        client.wake("web", &WakePod { cold: true }, &mut |_| ()).await.unwrap();
+        client.wake("web", &WakePod { cold: true, ..WakePod::default() }, &mut |_| ()).await.unwrap();
         assert_eq!(get(port, "/"), "1");
     }
 }

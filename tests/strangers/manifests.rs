@@ -347,7 +347,8 @@ async fn a_snapshot_alone_shows_nobody_a_directory_of_the_host() {
     d.client.remove("web", true).await.unwrap();
     let e = d.client.restore_snapshot(&taken.id, Some("copy".into()), &mut |_| ()).await.unwrap_err();
     assert_eq!(daemon::code(&e), "incompatible", "{e}");
-    let how = RestoreSnapshot { name: Some("copy".into()), host_directories: vec![source] };
+    let how =
+        RestoreSnapshot { name: Some("copy".into()), host_directories: vec![source], ..RestoreSnapshot::default() };
     d.client.restore_snapshot_as(&taken.id, &how, &mut |_| ()).await.unwrap();
     assert_eq!(d.exec("copy", "cat /data/file").await.stdout, "mine\n");
 }

@@ -106,6 +106,10 @@ impl View {
                 if sandbox.memory.command.is_none() {
                     self.wrong.push(format!("pod {name} runs without its command"));
                 }
+                let files: Vec<&str> = record.spec.secrets.iter().map(|s| s.name.as_str()).collect();
+                if sandbox.memory.secrets.keys().ne(files.iter()) {
+                    self.wrong.push(format!("pod {name} has secrets {:?}", sandbox.memory.secrets.keys()));
+                }
                 if record.sandbox_pid != Some(sandbox.pid) {
                     self.wrong.push(format!("pod {name}: pid {:?} is {}", record.sandbox_pid, sandbox.pid));
                 }
@@ -134,7 +138,10 @@ impl View {
     fn check_files(&mut self, world: &World, daemon: &Daemon, images: &[torpor::api::types::Image]) {
         let state = world.state();
         let pods: Vec<PodRecord> = self.pods.values().cloned().collect();
-        let ids = pods.iter().map(|r| r.id.to_string()).collect();
+        let ids: BTreeSet<String> = pods.iter().map(|r| r.id.to_string()).collect();
+        for stray in names(&world.run().join("secrets")).difference(&ids) {
+            self.wrong.push(format!("secrets of {stray} are still kept"));
+        }
         self.same("pod directory", &names(&state.join("pods")), &ids);
         self.same("half made", &names(&state.join("tmp")), &BTreeSet::new());
         let mut layers: BTreeSet<String> =

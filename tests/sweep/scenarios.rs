@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use torpor::api::types::{
-    CreatePod, ExecPod, KillPod, PortSpec, RenamePod, RestorePod, RestoreSnapshot, Size, StopPod, UpdatePod, WakePod,
+    CreatePod, ExecPod, KillPod, PortSpec, RenamePod, RestorePod, RestoreSnapshot, SecretSpec, SecretText, SecretValue,
+    Size, StartPod, StopPod, UpdatePod, WakePod,
 };
 use torpor::daemon::core::Core;
+use torpor::daemon::core::idempotency::{Answer, Asked, Begun};
 use torpor::host::progress::Progress;
 use torpor::model::{Code, PodState, Result};
 
@@ -92,7 +94,7 @@ async fn copied(core: &Arc<Core>) -> Result<()> {
 }
 
 async fn put_back(core: &Arc<Core>) -> Result<()> {
-    let request = RestorePod { snapshot: snapshot(core).await? };
+    let request = RestorePod { snapshot: snapshot(core).await?, secrets: vec![] };
     core.restore_pod("web", request, Progress::default()).await.map(drop)
 }
 
@@ -160,6 +162,50 @@ fn start() {
         act: |core, _| async move { core.start_pod("web").await.map(drop) }.boxed(),
         again: |core, _| async move { core.start_pod("web").await.map(drop) }.boxed(),
         done: |view, _| either(view, Some(PodState::Created), Some(PodState::Running)),
+        makes_snapshots: false,
+    });
+}
+
+/// A pod without a name of its own, asked for with an Idempotency-Key.
+async fn made_once(core: &Arc<Core>) -> Result<()> {
+    let asked = Asked { key: ["", "k"], parts: &[b"POST", b"body"], once: false };
+    let ticket = match core.begin_request(&asked).await? {
+        Begun::Done(answer) => {
+            assert_eq!(answer.status, 201);
+            return Ok(());
+        }
+        Begun::New(ticket) => ticket,
+    };
+    match core.create_pod_once(CreatePod { name: None, ..web(true) }, Some(ticket.intent())).await {
+        Ok(_) => {
+            ticket.finish(Answer { status: 201, media: None, body: String::new() }, false).await;
+            Ok(())
+        }
+        Err(e) => {
+            ticket.abandon().await;
+            Err(e)
+        }
+    }
+}
+
+#[test]
+fn create_once() {
+    all(Scenario {
+        name: "create once",
+        ports: 21_400,
+        setup: |_, _| async { Ok(()) }.boxed(),
+        act: |core, _| async move { made_once(&core).await }.boxed(),
+        again: |core, _| async move { made_once(&core).await }.boxed(),
+        done: |view, _| {
+            let states: Vec<_> = view.pods.values().map(|r| (r.state, r.exit_reason)).collect();
+            match states[..] {
+                [] => Ok(false),
+                [(PodState::Running, _)] => Ok(true),
+                // It was made, and then the host, or its sandbox, ended.
+                [(PodState::Stopped, Some(_))] => Ok(true),
+                _ => Err(format!("pods are {states:?}")),
+            }
+        },
         makes_snapshots: false,
     });
 }
@@ -492,6 +538,69 @@ fn wake() {
         act: |core, _| async move { woken(&core).await }.boxed(),
         again: |core, _| async move { woken_again(&core).await }.boxed(),
         done: awake,
+        makes_snapshots: false,
+    });
+}
+
+const SECRET: &str = "a secret that is kept in no file";
+
+fn private() -> CreatePod {
+    let value = Some(SecretText(SECRET.into()));
+    let key = SecretSpec { name: "key".into(), value, ..SecretSpec::default() };
+    CreatePod { secrets: vec![key], ..web(true) }
+}
+
+/// After a reboot they have to be given again.
+fn given() -> Vec<SecretValue> {
+    vec![SecretValue { name: "key".into(), value: SecretText(SECRET.into()), encoding: None }]
+}
+
+async fn running_privately(core: &Arc<Core>) -> Result<()> {
+    if core.inspect_pod("web")?.state == "stopped" {
+        core.start_pod_with("web", StartPod { secrets: given() }).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn sleep_with_secrets() {
+    all(Scenario {
+        name: "sleep with secrets",
+        ports: 21_420,
+        setup: |core, _| async move { core.create_pod(private()).await.map(drop) }.boxed(),
+        act: |core, _| async move { slept(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                running_privately(&core).await?;
+                slept(&core).await
+            }
+            .boxed()
+        },
+        done: sleeping,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn wake_with_secrets() {
+    async fn woken_privately(core: &Arc<Core>) -> Result<()> {
+        running_privately(core).await?;
+        let how = WakePod { secrets: given(), ..WakePod::default() };
+        core.wake_pod("web", how, Progress::default()).await.map(drop)
+    }
+    all(Scenario {
+        name: "wake with secrets",
+        ports: 21_440,
+        setup: |core, _| {
+            async move {
+                core.create_pod(private()).await?;
+                slept(&core).await
+            }
+            .boxed()
+        },
+        act: |core, _| async move { woken_privately(&core).await }.boxed(),
+        again: |core, _| async move { woken_privately(&core).await }.boxed(),
+        done: |view, _| either(view, Some(PodState::Sleeping), Some(PodState::Running)),
         makes_snapshots: false,
     });
 }

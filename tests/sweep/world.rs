@@ -15,6 +15,7 @@ use torpor::host::cache::Cache;
 use torpor::host::engine::Engines;
 use torpor::host::layers::{Layers, Limits};
 use torpor::host::ports::Ports;
+use torpor::host::secrets::Secrets;
 use torpor::host::store::Store;
 use torpor::model::{Digest, Error, PodRecord, Result};
 
@@ -148,6 +149,7 @@ impl World {
             port_range: Some(format!("{}-{}", self.ports, self.ports + 19)),
             resolvers: Some(vec![]),
             disk_reserve: Some(4096),
+            disk_overcommit: Some(1000.0),
             ..ConfigFile::default()
         };
         config::complete(file).unwrap()
@@ -212,6 +214,7 @@ impl World {
             store: Arc::clone(store),
             cache: Cache::open(&config.state_dir, config.cache_bytes, &boot_id)?,
             ports: Arc::clone(held),
+            secrets: Secrets::plain(self.run().join("secrets")),
         };
         let parts = Parts {
             config,

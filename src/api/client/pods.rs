@@ -7,8 +7,8 @@ use hyper::Method;
 use super::body::{empty, lines};
 use super::{Client, Result, broken};
 use crate::api::types::{
-    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, ProgressInfo, RenamePod, RestorePod, Stats,
-    StopPod, UpdatePod, WakePod,
+    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, ProgressInfo, RenamePod, RestorePod, StartPod,
+    Stats, StopPod, UpdatePod, WakePod,
 };
 
 impl Client {
@@ -65,6 +65,13 @@ impl Client {
     /// [`super::ClientError`].
     pub async fn start(&self, pod: &str) -> Result<Pod> {
         self.json(Method::POST, &Self::pod(pod, "/start"), None).await
+    }
+    /// `POST .../start`, with values of secrets.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn start_with(&self, pod: &str, how: &StartPod) -> Result<Pod> {
+        self.post(&Self::pod(pod, "/start"), how).await
     }
     /// `POST .../stop`.
     ///
@@ -146,7 +153,20 @@ impl Client {
         snapshot: &str,
         progress: &mut (dyn FnMut(ProgressInfo) + Send),
     ) -> Result<Pod> {
-        let body = Self::json_body(&RestorePod { snapshot: snapshot.into() })?;
+        let how = RestorePod { snapshot: snapshot.into(), secrets: Vec::new() };
+        self.restore_with(pod, &how, progress).await
+    }
+    /// As [`Client::restore`], with values of secrets.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn restore_with(
+        &self,
+        pod: &str,
+        how: &RestorePod,
+        progress: &mut (dyn FnMut(ProgressInfo) + Send),
+    ) -> Result<Pod> {
+        let body = Self::json_body(how)?;
         self.long(&Self::pod(pod, "/restore"), Some("application/json"), body, progress).await
     }
     /// `GET .../logs`. `query` such as `follow=true&tail=10`.

@@ -8,37 +8,17 @@ use crate::config::{self, DEFAULT_RESOURCES};
 use crate::host::volumes::OpenVolume;
 use crate::model::{
     Code, Error, ImageConfig, PodName, PodSpec, PortRequest, Protocol, Ready, ReadyCheck, Resources, Result,
-    VolumeMount,
+    SecretValues, VolumeMount, tier,
 };
 use crate::plan::admission;
 pub(super) use crate::plan::admission::{command, directory, env, user};
 
-const MIB: u64 = 1 << 20;
-
-/// A number of bytes as a person writes it.
+/// A number of bytes, or a text that stands for one.
 pub(super) fn bytes(size: &Size) -> Result<u64> {
-    let text = match size {
-        Size::Bytes(n) => return Ok(*n),
-        Size::Text(t) => t.trim().to_ascii_lowercase(),
-    };
-    let bad = || Error::invalid(format!("{text:?} is no size")).hint("write it as a number of bytes, or as 512m or 2g");
-    let text_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..text_end].parse().map_err(|_| bad())?;
-    let unit: u64 = match text[text_end..].trim_end_matches("ib").trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => MIB,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        _ => return Err(bad()),
-    };
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "sizes are far below 2^52"
-    )]
-    Ok((number * unit as f64) as u64)
+    match size {
+        Size::Bytes(n) => Ok(*n),
+        Size::Text(t) => tier::size(t),
+    }
 }
 
 /// A signal by name or number.
@@ -77,7 +57,8 @@ fn ready(spec: &ReadySpec) -> Result<Ready> {
 
 impl Core {
     /// A request as a specification.
-    pub(super) fn admit(&self, request: &CreatePod) -> Result<PodSpec> {
+    pub(super) fn admit(&self, request: &CreatePod) -> Result<(PodSpec, SecretValues)> {
+        let (secrets, given) = super::secrets::admit(&request.secrets)?;
         let name: PodName = match &request.name {
             Some(name) => name.parse()?,
             None => self.made_up_name()?,
@@ -95,11 +76,12 @@ impl Core {
             hostname: request.hostname.clone(),
             labels: request.labels.clone(),
             ready: request.ready.as_ref().map(ready).transpose()?,
+            secrets,
             restart: request.restart.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
             name,
         };
         admission::check(&spec)?;
-        Ok(spec)
+        Ok((spec, given))
     }
 
     /// Refuses a name that a pod has.
@@ -189,7 +171,7 @@ impl Core {
     }
 
     /// A pod must not see what torpor itself keeps.
-    fn refuse_own(&self, source: &Path) -> Result<()> {
+    pub(super) fn refuse_own(&self, source: &Path) -> Result<()> {
         let volumes = self.dirs.volumes();
         let own = [self.dirs.state(), self.dirs.run()];
         let inside =
@@ -210,13 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_signals_as_people_write_them() {
-        let b = |s: &str| bytes(&Size::Text(s.into())).ok();
-        assert_eq!(
-            (b("512m"), b("1.5G"), b("2GiB"), b("64kb"), b("7")),
-            (Some(512 << 20), Some(3 << 29), Some(2 << 30), Some(64 << 10), Some(7))
-        );
-        assert_eq!((b(""), b("m"), b("1x"), b("-1")), (None, None, None, None));
+    fn signals_as_people_write_them() {
         let s = |t: &str| signal(t).ok();
         assert_eq!(
             (s("TERM"), s("sigkill"), s("1"), s("0"), s("65"), s("x")),

@@ -3,6 +3,7 @@
 //! After a crash anywhere here: the record says `starting`, `waking`, `restoring` or `creating` with the incarnation's
 //! number; all that may exist bears its name, and the one teardown removes it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::host::network::PodNet;
 use crate::host::runtime::CreatePlan;
 use crate::host::shim::{Shim, ShimPlan};
 use crate::host::volumes::MountedVolume;
-use crate::model::{Attempt, Code, Error, PodRecord, PodState, ReadyCheck, Result};
+use crate::model::{Attempt, Code, Error, PodRecord, PodState, ReadyCheck, Result, SecretValues};
 use crate::plan::bundle::{self, BundlePlan, Volume};
 use crate::plan::limits::Limits;
 
@@ -77,12 +78,14 @@ impl Core {
     }
 
     async fn try_bring_up(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord, from: &mut From) -> Result<()> {
+        let secrets = self.secret_values(&record.id, &record.spec).await?;
         match from {
             From::Command => {
                 let made = self.make_sandbox(turn, record).await?;
                 let begin = async {
                     self.host.runtime.start(&made.engine, &made.create).await?;
-                    made.shim.launch(&self.launch(record)).await
+                    self.place_secrets(record, made.shim.as_ref(), &secrets).await?;
+                    made.shim.launch(&self.launch(record, &secrets)).await
                 };
                 // Both to their end: see below.
                 let (begun, open) = tokio::join!(begin, self.open_to_the_world(turn, &made));
@@ -97,6 +100,7 @@ impl Core {
                 self.host.network.readdress(&self.pod_net(record)).await?;
                 self.host.runtime.restore(&made.engine, &made.create, &images).await?;
                 made.shim.identify(&self.identity(record, copy)?).await?;
+                self.place_secrets(record, made.shim.as_ref(), &secrets).await?;
                 self.open_to_the_world(turn, &made).await?;
                 self.host.runtime.wait_restore(&made.engine, &made.create, &images).await?;
                 self.wait_ready(record, made.shim.as_ref()).await
@@ -176,7 +180,7 @@ impl Core {
     }
 
     /// The command and its surroundings. Goes to init by the channel, never to a file.
-    fn launch(&self, record: &PodRecord) -> Launch {
+    fn launch(&self, record: &PodRecord, secrets: &SecretValues) -> Launch {
         let image = &record.image_config;
         let spec = &record.spec;
         // As docker: a command given replaces the image's default arguments and leaves its entry point.
@@ -186,8 +190,12 @@ impl Core {
             image.entrypoint.iter().chain(&spec.command).cloned().collect()
         };
         let mut env = image.env.clone();
-        env.retain(|line| line.split_once('=').is_none_or(|(name, _)| !spec.env.contains_key(name)));
-        env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
+        let mut own: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        own.extend(super::secrets::lines(spec, secrets));
+        let name = |line: &str| line.split('=').next().unwrap_or_default().to_owned();
+        let named: BTreeSet<String> = own.iter().map(|line| name(line)).collect();
+        env.retain(|line| !named.contains(&name(line)));
+        env.extend(own);
         let (hosts, resolv_conf) = self.name_files(record);
         Launch {
             command,

@@ -8,12 +8,14 @@ use jiff::Timestamp;
 
 use super::Core;
 use super::boot::From;
+use super::idempotency::{Intent, Makes};
 use super::pod::{Pod, Turn, wrong_state};
+use crate::api::types::SecretValue;
 use crate::host::files;
 use crate::host::shim::ExitRecord;
 use crate::model::{
     Code, Error, ExitReason, Forward, ImageRecord, PodId, PodRecord, PodSpec, PodState, Restarts, Result, RootfsMode,
-    SnapshotId,
+    SecretValues, SnapshotId,
 };
 use crate::plan::bundle;
 use crate::plan::events::Happened;
@@ -36,6 +38,18 @@ pub(super) struct Origin {
     pub snapshot: Option<SnapshotId>,
 }
 
+/// A pod to be made.
+pub(super) struct New {
+    /// What it is to be.
+    pub spec: PodSpec,
+    /// Values of its secrets that were given.
+    pub secrets: SecretValues,
+    /// Whether it is started.
+    pub start: bool,
+    /// Where it is noted that it is made.
+    pub intent: Option<Intent>,
+}
+
 impl Core {
     pub(super) fn origin_of_image(&self, image: &ImageRecord) -> Result<Origin> {
         let engine = self.engine.clone().ok_or_else(|| {
@@ -54,7 +68,7 @@ impl Core {
     }
 
     /// Leases an address and ports and commits the pod in state `creating`.
-    pub(super) async fn add_pod(&self, spec: PodSpec, origin: Origin) -> Result<Arc<Pod>> {
+    pub(super) async fn add_pod(&self, id: PodId, spec: PodSpec, origin: Origin) -> Result<Arc<Pod>> {
         let _leases = self.leases.lock().await;
         let records = self.records();
         let taken = crate::daemon::db::leased_addresses(records.iter());
@@ -64,7 +78,7 @@ impl Core {
         })?;
         let forwards = self.reserve_ports(&spec, &records)?;
         let record = PodRecord {
-            id: PodId::random()?,
+            id,
             spec,
             state: PodState::Creating,
             incarnation: 0,
@@ -146,17 +160,25 @@ impl Core {
     }
 
     /// Makes a pod, and starts it unless told otherwise. All or nothing: if it can't be started it is gone again.
-    pub(super) async fn create(self: &Arc<Self>, spec: PodSpec, image: &ImageRecord, start: bool) -> Result<PodRecord> {
+    pub(super) async fn create(self: &Arc<Self>, new: New, image: &ImageRecord) -> Result<PodRecord> {
+        let New { spec, secrets, start, intent } = new;
+        let id = PodId::random()?;
+        // Until the record says that it runs.
+        let _room = if start { Some(self.room(&id, &spec, "create")?) } else { None };
         let new = self.new_layers.read().await;
         let mut origin = self.origin_of_image(image)?;
         let targets: Vec<_> = spec.volumes.iter().map(|v| v.target.clone()).collect();
         if let Some(layer) = self.host.layers.add_mountpoints(&origin.layers, &targets).await? {
             origin.layers.push(layer.digest);
         }
-        let pod = self.add_pod(spec, origin).await?;
+        if let Some(intent) = &intent {
+            intent.makes(Makes::Pod(&id)).await?;
+        }
+        let pod = self.add_pod(id, spec, origin).await?;
         drop(new);
         let turn = pod.turn_if_there().await?;
         let made = async {
+            self.host.secrets.put(&turn.record().id, &secrets)?;
             if start {
                 self.next_incarnation_as_is(&turn, &mut From::Command).await?;
                 self.mark_running(&pod, &turn, |_| {}).await
@@ -180,13 +202,14 @@ impl Core {
     }
 
     /// Starts a pod that was created or stopped.
-    pub(super) async fn start(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PodRecord> {
+    pub(super) async fn start(self: &Arc<Self>, pod: &Arc<Pod>, given: &[SecretValue]) -> Result<PodRecord> {
         let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Running {
             return Ok(record); // as docker: starting what runs is no error
         }
         turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;
+        self.give_again(&record, given)?;
         self.begin(pod, &turn, |r| r.restarts = Restarts::default(), |_| ()).await
     }
 
@@ -198,7 +221,10 @@ impl Core {
         beginning: impl FnOnce(&mut PodRecord),
         running: impl FnOnce(&mut PodRecord),
     ) -> Result<PodRecord> {
-        let before = turn.record().state;
+        let record = turn.record();
+        let before = record.state;
+        let _room = self.room(&record.id, &record.spec, "start")?;
+        self.secret_values(&record.id, &record.spec).await?; // or nothing is touched
         if pod.unsaved() {
             // Its last sandbox is still there: the next one's record must not hide it.
             turn.commit(&self.db, |_| ()).await?;
@@ -325,6 +351,9 @@ impl Core {
         }
         for f in &record.forwards {
             self.host.ports.release(f.host);
+        }
+        if let Err(e) = self.host.secrets.remove(&record.id) {
+            tracing::error!(pod = %record.id, error = %e.report(), "forget its secrets: the next start does");
         }
         let gone = match files::remove_tree(&self.dirs.pod(&record.id)).await {
             Ok(()) => self.db.remove_pod(&record.id).await,

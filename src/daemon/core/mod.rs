@@ -6,18 +6,22 @@
 
 mod admit;
 mod boot;
+mod capacity;
 mod doctor;
 pub mod events;
 mod exits;
 mod files;
+pub mod idempotency;
 mod images;
 mod lifecycle;
 pub mod list;
 mod pause;
 mod pod;
+mod prune;
 mod recovery;
 mod restart;
 mod root;
+mod secrets;
 mod service;
 mod sleep;
 mod snapshots;
@@ -27,6 +31,7 @@ mod tidy;
 pub mod tokens;
 mod update;
 mod view;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -45,6 +50,7 @@ use crate::host::network::Network;
 use crate::host::ports::Ports;
 use crate::host::rootfs::Roots;
 use crate::host::runtime::Runtime;
+use crate::host::secrets::Secrets;
 use crate::host::shim::Shims;
 use crate::host::store::Store;
 use crate::model::{Code, Digest, Error, InstanceTag, LayerInfo, PodId, PodRecord, PodState, Result};
@@ -77,6 +83,8 @@ pub struct Host {
     pub cache: Arc<Cache>,
     /// Host ports held.
     pub ports: Arc<Ports>,
+    /// Values of pods' secrets.
+    pub secrets: Secrets,
 }
 
 /// The service.
@@ -100,6 +108,10 @@ pub struct Core {
     unreadable: Vec<(String, String)>,
     /// Held while leases are chosen and committed, and while an image is checked and used or removed.
     leases: tokio::sync::Mutex<()>,
+    /// Requests with an Idempotency-Key.
+    requests: idempotency::Requests,
+    /// Room that was given to pods on their way up.
+    claims: capacity::Claims,
     /// Held while the table of forwards is set.
     forwards: tokio::sync::Mutex<()>,
     /// Read while layers are made that nothing names yet; written while unused ones are removed.
@@ -166,6 +178,8 @@ impl Core {
             events: told,
             unreadable,
             leases: tokio::sync::Mutex::new(()),
+            requests: idempotency::Requests::default(),
+            claims: capacity::Claims::default(),
             forwards: tokio::sync::Mutex::new(()),
             new_layers: tokio::sync::RwLock::new(()),
             unsaved: tokio::sync::Notify::new(),
@@ -245,6 +259,7 @@ impl Core {
             }
             Err(e) => done.push(Err(e)),
         }
+        done.push(self.host.secrets.close());
         done.push(crate::host::files::remove_tree(self.dirs.run()).await);
         for e in done.into_iter().filter_map(Result::err) {
             tracing::warn!(error = %e.report(), "leave nothing behind");

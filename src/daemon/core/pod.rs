@@ -45,6 +45,11 @@ impl Pod {
         self.record.borrow().clone()
     }
 
+    /// Looks at its record, which can't change meanwhile: not to be held over an await.
+    pub(super) fn look(&self) -> watch::Ref<'_, PodRecord> {
+        self.record.borrow()
+    }
+
     /// Its state as last committed.
     pub fn state(&self) -> PodState {
         self.record.borrow().state

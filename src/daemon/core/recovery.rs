@@ -28,6 +28,9 @@ impl Core {
                 tracing::error!(pod = %record.id, name = %record.spec.name, error = %e.report(), "recover a pod");
             }
         }
+        if let Err(e) = self.settle_requests().await {
+            tracing::error!(error = %e.report(), "settle requests that were cut off: done when they come again");
+        }
         self.remove_strays().await;
         self.publish_forwards().await?;
         self.restart_after_start().await;
@@ -156,6 +159,7 @@ impl Core {
                     {
                         tracing::warn!(pod = %record.id, error = %e.report(), "let the pod go on");
                     }
+                    self.fill_again(turn).await;
                 }
                 _ => self.go_on(turn, &engine, &plan).await,
             }
@@ -226,6 +230,7 @@ impl Core {
     }
 
     async fn remove_stray_files(&self, guarded: &BTreeSet<&str>) -> Result<()> {
+        self.forget_stray_secrets()?;
         let pods: BTreeSet<String> = self.records().iter().map(|r| r.id.to_string()).collect();
         for name in files::list(&self.dirs.pods())? {
             if !pods.contains(&name) && !guarded.contains(name.as_str()) {

@@ -66,9 +66,11 @@ impl Core {
     /// A start that nobody asked for. One that fails is tried again as if the command had failed.
     async fn start_again(self: &Arc<Self>, pod: &Arc<Pod>, turn: &Turn<'_>) -> Result<PodRecord> {
         let started = self.begin(pod, turn, |_| (), |r| r.restarts.count += 1).await;
-        if started.is_err() {
+        if let Err(e) = &started {
+            let text = e.report(); // for want of room, for example: nothing of it is in the record yet
             let (record, _) = turn
                 .settle(self, |r| {
+                    r.last_error = Some(text);
                     r.restarts.count += 1;
                     r.restarts.plan(r.spec.restart, 1, Duration::ZERO, Timestamp::now());
                 })

@@ -8,6 +8,9 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::sync::watch;
 
+use super::idempotency::Intent;
+use super::lifecycle::New;
+use super::snapshots::Copy;
 use super::{Core, admit, view};
 use crate::api::types;
 use crate::channel::Exec;
@@ -15,7 +18,7 @@ use crate::host::layers::ImportSource;
 use crate::host::logs::{self, LogLine, LogQuery};
 use crate::host::progress::Progress;
 use crate::host::shim::ExecOutput;
-use crate::model::{Error, PodRecord, PodState, Result};
+use crate::model::{Error, PodRecord, PodState, Result, SecretTarget};
 
 /// The longest grace period.
 const LONGEST_GRACE: u64 = 3600;
@@ -26,14 +29,29 @@ impl Core {
     /// # Errors
     /// See the API's document.
     pub async fn create_pod(self: &Arc<Self>, request: types::CreatePod) -> Result<types::Pod> {
-        let spec = self.admit(&request)?;
+        self.create_pod_once(request, None).await
+    }
+
+    /// As [`Core::create_pod`], of a request with an Idempotency-Key.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn create_pod_once(
+        self: &Arc<Self>,
+        request: types::CreatePod,
+        intent: Option<Intent>,
+    ) -> Result<types::Pod> {
+        let (spec, secrets) = self.admit(&request)?;
         let image = self.image(&spec.image).await?;
         if spec.command.is_empty() && image.config.cmd.is_empty() && image.config.entrypoint.is_empty() {
             return Err(Error::invalid(format!("image {} has no command of its own", spec.image)).hint("give one"));
         }
         self.open_volumes(&spec.volumes)?;
         let core = Arc::clone(self);
-        Self::to_the_end(async move { core.create(spec, &image, request.start).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move {
+            core.create(New { spec, secrets, start: request.start, intent }, &image).await.map(|r| core.show_pod(&r))
+        })
+        .await
     }
 
     /// `GET /v1/pods/{pod}`.
@@ -58,8 +76,16 @@ impl Core {
     /// # Errors
     /// See the API's document.
     pub async fn start_pod(self: &Arc<Self>, reference: &str) -> Result<types::Pod> {
+        self.start_pod_with(reference, types::StartPod::default()).await
+    }
+
+    /// As [`Core::start_pod`], with values of secrets.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn start_pod_with(self: &Arc<Self>, reference: &str, request: types::StartPod) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.start(&pod).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move { core.start(&pod, &request.secrets).await.map(|r| core.show_pod(&r)) }).await
     }
 
     /// `POST /v1/pods/{pod}/stop`.
@@ -108,7 +134,7 @@ impl Core {
         progress: Progress,
     ) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.wake(&pod, request.cold, &progress).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move { core.wake(&pod, &request, &progress).await.map(|r| core.show_pod(&r)) }).await
     }
 
     /// `POST /v1/pods/{pod}/restore`.
@@ -123,9 +149,9 @@ impl Core {
     ) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         let snapshot = self.host.store.find(&request.snapshot).await?;
-        Self::to_the_end(
-            async move { core.restore_in_place(&pod, &snapshot, &progress).await.map(|r| core.show_pod(&r)) },
-        )
+        Self::to_the_end(async move {
+            core.restore_in_place(&pod, &snapshot, &request.secrets, &progress).await.map(|r| core.show_pod(&r))
+        })
         .await
     }
 
@@ -198,8 +224,24 @@ impl Core {
     /// # Errors
     /// See the API's document; the pod goes on in any case.
     pub async fn create_snapshot(self: &Arc<Self>, reference: &str, progress: Progress) -> Result<types::Snapshot> {
+        self.create_snapshot_once(reference, progress, None).await
+    }
+
+    /// As [`Core::create_snapshot`], of a request with an Idempotency-Key.
+    ///
+    /// # Errors
+    /// See the API's document; the pod goes on in any case.
+    pub async fn create_snapshot_once(
+        self: &Arc<Self>,
+        reference: &str,
+        progress: Progress,
+        intent: Option<Intent>,
+    ) -> Result<types::Snapshot> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.take_snapshot(&pod, &progress).await.map(|m| view::manifest(&m)) }).await
+        Self::to_the_end(async move {
+            core.take_snapshot(&pod, &progress, intent.as_ref()).await.map(|m| view::manifest(&m))
+        })
+        .await
     }
 
     /// `GET /v1/snapshots`.
@@ -237,14 +279,32 @@ impl Core {
         request: types::RestoreSnapshot,
         progress: Progress,
     ) -> Result<types::Pod> {
+        self.restore_snapshot_once(id, request, progress, None).await
+    }
+
+    /// As [`Core::restore_snapshot`], of a request with an Idempotency-Key.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn restore_snapshot_once(
+        self: &Arc<Self>,
+        id: &str,
+        request: types::RestoreSnapshot,
+        progress: Progress,
+        intent: Option<Intent>,
+    ) -> Result<types::Pod> {
         let (core, id) = (Arc::clone(self), self.host.store.find(id).await?);
         let name = request.name.map(|n| n.parse()).transpose()?;
         if let Some(name) = &name {
             self.refuse_taken(name)?;
         }
-        let shown = request.host_directories;
-        Self::to_the_end(async move { core.restore_new(&id, name, &shown, &progress).await.map(|r| core.show_pod(&r)) })
-            .await
+        let (secrets, given) = super::secrets::admit(&request.secrets)?;
+        if let Some(s) = secrets.iter().find(|s| matches!(s.target, SecretTarget::Env { .. })) {
+            return Err(Error::invalid(format!("secret {} can't be a variable of what runs already", s.name))
+                .hint("programs of a copy have the environment that they had: give it as a file"));
+        }
+        let copy = Copy { name, shown: request.host_directories, intent, secrets, given };
+        Self::to_the_end(async move { core.restore_new(&id, copy, &progress).await.map(|r| core.show_pod(&r)) }).await
     }
 
     /// `POST /v1/images`.

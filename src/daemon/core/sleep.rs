@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::boot::From;
 use super::pod::{Pod, Turn};
 use super::{Core, teardown};
+use crate::api::types::WakePod;
 use crate::host::engine::EngineRef;
 use crate::host::files;
 use crate::host::progress::Progress;
@@ -102,7 +103,12 @@ impl Core {
     }
 
     /// Wakes a pod out of the snapshot it sleeps in; `cold` starts its command anew instead.
-    pub(super) async fn wake(self: &Arc<Self>, pod: &Arc<Pod>, cold: bool, progress: &Progress) -> Result<PodRecord> {
+    pub(super) async fn wake(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        how: &WakePod,
+        progress: &Progress,
+    ) -> Result<PodRecord> {
         let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Running {
@@ -115,7 +121,11 @@ impl Core {
         let Some(id) = unfinished.clone().or_else(|| record.snapshot.clone()) else {
             return Err(super::pod::wrong_state(&record, "wake it"));
         };
-        if cold {
+        // Where there is none it sleeps on, as if nothing had been asked.
+        let _room = self.room(&record.id, &record.spec, "wake")?;
+        self.give_again(&record, &how.secrets)?;
+        self.secret_values(&record.id, &record.spec).await?;
+        if how.cold {
             let started = async {
                 self.next_incarnation(&turn, PodState::Waking, &mut From::Command).await?;
                 self.mark_running(pod, &turn, |r| r.pending = None).await
@@ -291,6 +301,9 @@ impl Core {
             let Err(e) = resumed else { break };
             tracing::warn!(sandbox = %plan.id, attempt, error = %e.report(), "let the pod go on");
         }
+        if goes_on {
+            self.fill_again(turn).await;
+        }
     }
 
     /// An error: it is still paused, or nobody can say.
@@ -324,6 +337,7 @@ impl Core {
                     {
                         tracing::warn!(sandbox = %plan.id, error = %e.report(), "let the pod go on");
                     }
+                    core.fill_again(&turn).await;
                     return;
                 }
             }
@@ -342,6 +356,7 @@ impl Core {
         let mut pod = record.clone();
         pod.spec.env.clear(); // no secret in a snapshot's metadata; what runs has its environment in its memory
         pod.image_config.env.clear();
+        pod.spec.secrets.clear(); // a copy gets none unless asked
         pod.state = PodState::Sleeping;
         pod.snapshot = None;
         pod.pending = None;

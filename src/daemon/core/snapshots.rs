@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use super::Core;
 use super::boot::From;
+use super::idempotency::{Intent, Makes};
 use super::lifecycle::Origin;
 use super::pod::{Pod, Turn};
+use crate::api::types::SecretValue;
 use crate::host::progress::Progress;
-use crate::model::{Code, Error, Manifest, PodName, PodRecord, PodState, Result, SnapshotId};
+use crate::model::{
+    Code, Error, Manifest, PodId, PodName, PodRecord, PodState, Result, Secret, SecretValues, SnapshotId,
+};
 use crate::plan::events::Happened;
 
 /// From the daemon's start to its first sweep of the store, and from one to the next.
@@ -17,12 +21,34 @@ const SWEEPS: Duration = Duration::from_secs(6 * 3600);
 /// Younger packs may belong to a snapshot whose manifest is still to come, of any daemon that shares the store.
 const SWEEP_GRACE: Duration = Duration::from_secs(24 * 3600);
 
+/// What is asked of a copy.
+pub(super) struct Copy {
+    /// Its name; none: one is made up.
+    pub name: Option<PodName>,
+    /// Directories of the host that it may have as volumes.
+    pub shown: Vec<String>,
+    /// Where it is noted that it is made.
+    pub intent: Option<Intent>,
+    /// Its secrets.
+    pub secrets: Vec<Secret>,
+    /// Values of them that were given.
+    pub given: SecretValues,
+}
+
 impl Core {
     /// Saves a running pod, which goes on as soon as its checkpoint is on the local disk.
-    pub(super) async fn take_snapshot(self: &Arc<Self>, pod: &Arc<Pod>, progress: &Progress) -> Result<Manifest> {
+    pub(super) async fn take_snapshot(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        progress: &Progress,
+        intent: Option<&Intent>,
+    ) -> Result<Manifest> {
         let turn = pod.turn_if_there().await?;
         turn.require(&[PodState::Running], "take a snapshot of it")?;
         let id = SnapshotId::random()?;
+        if let Some(intent) = intent {
+            intent.makes(Makes::Snapshot(&id)).await?;
+        }
         turn.commit(&self.db, |r| r.pending = Some(id.clone())).await?;
         let saved = match self.save_pod(&turn, &id, true, progress).await {
             // As long as the record names it, a start removes it: it is not acknowledged before that is over.
@@ -47,13 +73,15 @@ impl Core {
     pub(super) async fn restore_new(
         self: &Arc<Self>,
         id: &SnapshotId,
-        name: Option<PodName>,
-        shown: &[String],
+        copy: Copy,
         progress: &Progress,
     ) -> Result<PodRecord> {
+        let Copy { name, shown, intent, secrets, given } = copy;
         let manifest = self.host.store.manifest(id).await?;
         self.preflight(&manifest)?;
-        self.agree_to_volumes(&manifest, shown)?;
+        self.agree_to_volumes(&manifest, &shown)?;
+        let new_id = PodId::random()?;
+        let _room = self.room(&new_id, &manifest.pod.spec, "restore")?;
         let new = self.new_layers.read().await;
         let files = self.find_files(id, Some(manifest.clone()), progress).await?;
         let mut spec = manifest.pod.spec.clone();
@@ -67,6 +95,8 @@ impl Core {
         for port in &mut spec.ports {
             port.host = None; // the original keeps its host ports
         }
+        spec.secrets = secrets;
+        crate::plan::admission::check(&spec)?;
         let origin = Origin {
             layers: manifest.pod.layers.clone(),
             private_layers: manifest.pod.private_layers.clone(),
@@ -76,11 +106,15 @@ impl Core {
             template: manifest.template,
             snapshot: Some(id.clone()),
         };
-        let pod = self.add_pod(spec, origin).await?;
+        if let Some(intent) = &intent {
+            intent.makes(Makes::Pod(&new_id)).await?;
+        }
+        let pod = self.add_pod(new_id, spec, origin).await?;
         drop(new);
         let turn = pod.turn_if_there().await?;
         let mut from = From::Checkpoint { files, copy: true };
         let made = async {
+            self.host.secrets.put(&turn.record().id, &given)?;
             self.next_incarnation_as_is(&turn, &mut from).await?;
             self.mark_running(&pod, &turn, |r| r.pending = None).await
         };
@@ -98,6 +132,7 @@ impl Core {
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         id: &SnapshotId,
+        given: &[SecretValue],
         progress: &Progress,
     ) -> Result<PodRecord> {
         let manifest = self.host.store.manifest(id).await?;
@@ -119,6 +154,9 @@ impl Core {
             PodState::Failed,
         ];
         turn.require(&states, "restore a snapshot into it")?;
+        let _room = self.room(&record.id, &record.spec, "restore")?;
+        self.give_again(&record, given)?;
+        self.secret_values(&record.id, &record.spec).await?;
         self.preflight(&manifest)?;
         let new = self.new_layers.read().await;
         let mut files = self.find_files(id, Some(manifest.clone()), progress).await?;

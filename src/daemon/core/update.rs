@@ -49,7 +49,7 @@ impl Core {
         .await
     }
 
-    async fn update(&self, pod: &Arc<Pod>, request: &types::UpdatePod) -> Result<PodRecord> {
+    async fn update(self: &Arc<Self>, pod: &Arc<Pod>, request: &types::UpdatePod) -> Result<PodRecord> {
         let turn = pod.turn_if_there().await?;
         let record = settled(&turn, "update it")?;
         let before = record.spec.clone();
@@ -57,6 +57,8 @@ impl Core {
         admission::check(&spec)?;
         let (old, new) = (Limits::of(&before.resources), Limits::of(&spec.resources));
         let name = record.runtime_id().to_string();
+        // Held until the record has it.
+        let _room = record.state.may_have_sandbox().then(|| self.room(&record.id, &spec, "update")).transpose()?;
         let live = old != new && matches!(record.state, PodState::Running | PodState::Paused);
         if live && new.memory < old.memory {
             let usage = self.host.cgroups.usage(&name).await?;

@@ -15,18 +15,14 @@ impl Core {
             image: r.spec.image.to_string(),
             command: r.spec.command.clone(),
             env_names: r.spec.env.keys().cloned().collect(),
+            secrets: super::secrets::show(&r.spec.secrets),
             address: r.address.to_string(),
             ports: r
                 .forwards
                 .iter()
                 .map(|f| types::PortInfo { pod: f.pod, host: f.host, protocol: "tcp".into() })
                 .collect(),
-            resources: types::ResourcesInfo {
-                cpus: f64::from(r.spec.resources.cpu_millis) / 1000.0,
-                memory: r.spec.resources.memory,
-                pids: r.spec.resources.pids,
-                disk: r.spec.resources.disk,
-            },
+            resources: super::capacity::limits(&r.spec.resources),
             volumes: r
                 .spec
                 .volumes

@@ -3,6 +3,7 @@
 //! After a crash: what was committed is there, what was not is not. Nobody else opens the file by path: closing any
 //! descriptor of it in this process would drop SQLite's locks.
 
+pub mod requests;
 mod tokens;
 
 use std::net::Ipv4Addr;
@@ -32,7 +33,7 @@ CREATE TABLE images (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 ";
 
 /// What makes schema n out of schema n - 1. They only add: an older torpord goes on reading.
-const MIGRATIONS: [&str; 2] = [SCHEMA_1, tokens::TABLE];
+const MIGRATIONS: [&str; 3] = [SCHEMA_1, tokens::TABLE, requests::TABLE];
 
 /// The open database. Cheap to clone.
 #[derive(Clone)]

@@ -9,6 +9,7 @@ mod cut;
 mod document;
 mod events;
 mod failures;
+mod idempotency;
 mod list;
 mod listen;
 mod pods;
@@ -24,6 +25,7 @@ mod system;
 mod tls;
 mod tokens;
 mod update;
+mod volumes;
 
 pub use listen::Listener;
 pub use routes::{document, router};

@@ -10,14 +10,15 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Answer, Asked, Body, MaybeBody, Path, Query};
+use super::idempotency::MaybeIntent;
 use super::stream;
 use crate::api::problem::Problem;
 use crate::api::types::{
-    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, RestorePod, Snapshot, StopPod, WakePod,
+    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, RestorePod, Snapshot, StartPod, StopPod, WakePod,
 };
 use crate::daemon::core::Core;
 use crate::host::logs::LogQuery;
-use crate::model::Error;
+use crate::model::{Error, base64};
 
 type Cored = State<Arc<Core>>;
 
@@ -29,10 +30,12 @@ type Cored = State<Arc<Core>>;
 pub(super) async fn create(
     State(core): Cored,
     Asked(caller): Asked,
+    MaybeIntent(intent): MaybeIntent,
     Body(request): Body<CreatePod>,
 ) -> Answer<(StatusCode, Json<Pod>)> {
     core.reach(&caller, request.volumes.iter().map(|v| v.source.as_str()))?;
-    Ok((StatusCode::CREATED, Json(core.create_pod(request).await?)))
+    core.reach_secrets(&caller, &request.secrets)?;
+    Ok((StatusCode::CREATED, Json(core.create_pod_once(request, intent).await?)))
 }
 
 /// Shows a pod.
@@ -66,13 +69,17 @@ pub(super) async fn delete(State(core): Cored, Path(pod): Path<String>, Query(q)
 }
 
 /// Starts a pod that was made or stopped. One that runs is left alone.
-#[utoipa::path(post, path = "/v1/pods/{pod}/start", tag = "pods", operation_id = "startPod",
+#[utoipa::path(post, path = "/v1/pods/{pod}/start", tag = "pods", operation_id = "startPod", request_body = Option<StartPod>,
     params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
     responses((status = 200, description = "It runs", body = Pod),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn start(State(core): Cored, Path(pod): Path<String>) -> Answer<Json<Pod>> {
-    Ok(Json(core.start_pod(&pod).await?))
+        (status = "4XX", description = "Refused; 409 (`secrets_missing`) if values of secrets are needed again", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; 507 with the sums if there is no room", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn start(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    MaybeBody(request): MaybeBody<StartPod>,
+) -> Answer<Json<Pod>> {
+    Ok(Json(core.start_pod_with(&pod, request).await?))
 }
 
 /// Stops a pod: a signal, and a kill after the grace period. What it wrote to its root is kept for the next start.
@@ -121,7 +128,7 @@ pub(super) async fn sleep(State(core): Cored, Path(pod): Path<String>, headers: 
     params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
     responses((status = 200, description = "It runs, and is ready if it has a probe", body = Pod),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; its snapshot is kept", body = Problem, content_type = "application/problem+json")))]
+        (status = "5XX", description = "Failed; its snapshot is kept. 507 with the sums if there is no room", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn wake(
     State(core): Cored,
     Path(pod): Path<String>,
@@ -191,22 +198,8 @@ pub(super) async fn exec(
 fn text(bytes: Vec<u8>) -> (String, String) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, "utf-8".into()),
-        Err(e) => (base64(e.as_bytes()), "base64".into()),
+        Err(e) => (base64::encode(e.as_bytes()), "base64".into()),
     }
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for n in 0..4 {
-            let letter = LETTERS[(word >> (18 - 6 * n) & 63) as usize];
-            out.push(if n <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    out
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -250,21 +243,11 @@ pub(super) async fn logs(
     responses((status = 201, description = "It is in the store", body = Snapshot),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed; the pod goes on", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn snapshot(State(core): Cored, Path(pod): Path<String>, headers: HeaderMap) -> Response {
-    stream::long(&headers, 201, |progress| async move { core.create_snapshot(&pod, progress).await }).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (plain, coded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
-    }
+pub(super) async fn snapshot(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    headers: HeaderMap,
+    MaybeIntent(intent): MaybeIntent,
+) -> Response {
+    stream::long(&headers, 201, |progress| async move { core.create_snapshot_once(&pod, progress, intent).await }).await
 }

@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{answer, events, list, pods, stats, store, system, tokens, update};
+use super::{answer, events, idempotency, list, pods, stats, store, system, tokens, update, volumes};
 use crate::daemon::core::Core;
 use crate::model::token::Caller;
 
@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(20);
     info(title = "torpor", version = "1.0.0", license(name = "Apache-2.0", identifier = "Apache-2.0"),
         description = "gVisor sandboxes that sleep in object storage. Every error is `application/problem+json` (RFC 9457) with a stable `code`."),
     tags((name = "pods", description = "Pods and what is done to them"), (name = "snapshots", description = "Saved states of pods"),
-        (name = "images", description = "Images and layers"), (name = "tokens", description = "Who may use it by TCP"), (name = "system", description = "torpord itself"))
+        (name = "images", description = "Images and layers"), (name = "volumes", description = "Named volumes"), (name = "tokens", description = "Who may use it by TCP"), (name = "system", description = "torpord itself and its host"))
 )]
 struct Document;
 
@@ -35,6 +35,12 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::health))
         .routes(routes!(system::version))
         .routes(routes!(system::doctor))
+        .routes(routes!(system::capacity))
+        .routes(routes!(system::tiers))
+        .routes(routes!(system::df))
+        .routes(routes!(system::prune))
+        .routes(routes!(volumes::list, volumes::create))
+        .routes(routes!(volumes::inspect, volumes::delete))
         .routes(routes!(events::events))
         .routes(routes!(pods::create, list::list))
         .routes(routes!(pods::inspect, pods::delete, update::update))
@@ -78,6 +84,7 @@ fn images() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
 pub fn document() -> serde_json::Value {
     let (_, mut document) = build();
     document.merge(images().1);
+    idempotency::describe(&mut document);
     super::document::guarded(serde_json::to_value(document).unwrap_or_default())
 }
 
@@ -94,11 +101,13 @@ pub(super) fn numbered(router: Router) -> Router {
 /// The routes. Who asks must have been said.
 pub(super) fn plain(core: Arc<Core>) -> Router {
     let shown = document();
+    let once = middleware::from_fn_with_state((Arc::clone(&core), BODY), idempotency::once);
     build()
         .0
+        .layer(once.clone())
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(IDLE))
-        .merge(images().0)
+        .merge(images().0.layer(once))
         .route("/openapi.json", get(move || async move { Json(shown) }))
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)

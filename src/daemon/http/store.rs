@@ -12,6 +12,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Answer, Asked, MaybeBody, Path, Query, Refused};
+use super::idempotency::MaybeIntent;
 use super::stream;
 use crate::api::problem::Problem;
 use crate::api::types::{Image, ImportDirectory, Pod, RestoreSnapshot, Snapshot};
@@ -73,11 +74,13 @@ pub(super) async fn restore(
     Asked(caller): Asked,
     Path(id): Path<String>,
     headers: HeaderMap,
+    MaybeIntent(intent): MaybeIntent,
     MaybeBody(request): MaybeBody<RestoreSnapshot>,
 ) -> Response {
     stream::long(&headers, 201, |progress| async move {
         core.reach_of_snapshot(&caller, &id).await?;
-        core.restore_snapshot(&id, request, progress).await
+        core.reach_secrets(&caller, &request.secrets)?;
+        core.restore_snapshot_once(&id, request, progress, intent).await
     })
     .await
 }

@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 
 use super::{ExecOutput, ExitRecord, Shim, ShimStatus};
 use crate::channel::control::{self, Answer, Ask, kind};
+use crate::channel::secrets::SecretFiles;
 use crate::channel::{Exec, Identity, Launch, Probe};
 use crate::host::command::EngineCommand;
 use crate::model::{Attempt, Code, Error, Result};
@@ -267,6 +268,26 @@ impl Shim for ShimClient {
 
     async fn identify(&self, identity: &Identity) -> Result<()> {
         self.done("tell the pod its identity", &Ask::Identify(identity.clone()), 3 * SOON).await
+    }
+
+    async fn secrets(&self, files: &SecretFiles) -> Result<()> {
+        let what = "give the pod its secrets";
+        let message = control::encode(kind::SECRETS, &files.encode());
+        let work = async {
+            // A connection of its own: nothing of them is kept.
+            let mut c = self.connect().await.map_err(|e| Self::lost(what, e))?;
+            c.stream.write_all(&message).await.map_err(|e| Self::lost(what, e))?;
+            let (_, payload) = c.next().await.map_err(|e| Self::lost(what, e))?;
+            match parse(what, &payload)? {
+                Answer::Done => Ok(()),
+                other => Err(unexpected(what, &other)),
+            }
+        };
+        // An init of before secrets says nothing.
+        tokio::time::timeout(3 * SOON, work).await.map_err(|_| {
+            Error::new(Code::Timeout, format!("{what}: no answer"))
+                .hint("a snapshot of an older torpor can't be given secrets")
+        })?
     }
 
     async fn wait(&self) -> Result<ExitRecord> {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 pub use crate::channel::control::{ExitRecord, ShimStatus};
 pub use client::ShimClient;
 
+use crate::channel::secrets::SecretFiles;
 use crate::channel::{Exec, Identity, Launch, Probe};
 use crate::host::command::{self, EngineCommand};
 use crate::model::{Attempt, Code, Error, Result};
@@ -74,6 +75,8 @@ pub trait Shim: Send + Sync {
     async fn resume(&self) -> Result<()>;
     /// After a restore: tells init who it is.
     async fn identify(&self, identity: &Identity) -> Result<()>;
+    /// Puts files into the pod's /run/secrets, in the place of all that is there.
+    async fn secrets(&self, files: &SecretFiles) -> Result<()>;
     /// Waits until the pod's command, or its sandbox, has ended. While somebody waits, a pod whose command has ended is
     /// held for a minute, so that its root can be saved.
     async fn wait(&self) -> Result<ExitRecord>;

@@ -369,6 +369,22 @@ impl Store {
         Ok(infos)
     }
 
+    /// Shows every snapshot's manifest, one after the other.
+    ///
+    /// # Errors
+    /// [`Code::StoreUnavailable`], or one can't be read.
+    pub async fn each_manifest(&self, mut see: impl FnMut(&Manifest)) -> Result<()> {
+        for key in self.keys("v1/snapshots").await? {
+            let Some(id) = key.split('/').nth(2).and_then(|i| i.parse::<SnapshotId>().ok()) else { continue };
+            match self.manifest(&id).await {
+                Ok(manifest) => see(&manifest),
+                Err(e) if e.code() == Code::NotFound => {} // removed meanwhile
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Names below a prefix, as many as fit into [`NAMES`]: a store that lists without end is not believed.
     async fn keys(&self, below: &str) -> Result<Vec<String>> {
         let prefix = Key::from(below);

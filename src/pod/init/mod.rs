@@ -10,6 +10,7 @@ mod files;
 mod outbox;
 mod probe;
 mod program;
+mod secrets;
 mod user;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read};
+use zeroize::Zeroize;
 
 use crate::channel::{Decoder, Event, Exec, Launch, MAIN, Request, StartFailure, Stream, VERSION};
 use outbox::Outbox;
@@ -33,6 +35,9 @@ const CHUNK: usize = 64 * 1024;
 const LINGER_MS: i64 = 100;
 /// Bytes taken after that at most: more than a pipe holds.
 const LAST_WORDS: usize = 2 << 20;
+
+/// Bytes that lie in the channel at most, and some.
+const ROOM: usize = 256 * 1024;
 
 struct Init {
     input: OwnedFd,
@@ -59,7 +64,7 @@ pub fn run(input: OwnedFd, output: OwnedFd) -> i32 {
     let _ = nix::unistd::chdir("/");
     let mut init = Init {
         input,
-        decoder: Decoder::default(),
+        decoder: Decoder::with_room(ROOM),
         outbox: Outbox::new(output),
         programs: BTreeMap::new(),
         starter: Starter::of_init(),
@@ -194,10 +199,20 @@ impl Init {
                 Err(_) => break,
             }
         }
-        while let Some(frame) = self.decoder.next_frame() {
+        let mut secret = false;
+        while let Some(mut frame) = self.decoder.next_frame() {
             if let Some(request) = Request::parse(&frame) {
                 self.obey(request);
             }
+            if frame.is_secret() {
+                frame.body.zeroize();
+                secret = true;
+            }
+        }
+        // What lies about in init's memory is in the pod's snapshots.
+        if secret || self.decoder.awaits_secrets() {
+            self.decoder.scrub();
+            bytes.zeroize();
         }
     }
 
@@ -217,7 +232,10 @@ impl Init {
                     p.give(data);
                 }
             }
-            Request::Quiesce => self.quiesce_asked = true,
+            Request::Quiesce => {
+                // Where that fails nothing is answered: then there is no checkpoint.
+                self.quiesce_asked = secrets::clear().is_ok();
+            }
             Request::Resume => (self.quiesced, self.quiesce_asked) = (false, false),
             Request::Identity(identity) => {
                 let failed = files::identify(&identity).err();
@@ -232,6 +250,13 @@ impl Init {
                     Ok(pid) => drop(self.probes.insert(pid, id)),
                     Err(_) => self.outbox.say(&Event::Probed { id, ready: false }),
                 }
+            }
+            Request::Secrets(files) => {
+                let filled = self
+                    .starter
+                    .account(&files.user)
+                    .and_then(|a| secrets::fill(&files, a.uid.as_raw(), a.gid.as_raw()));
+                self.outbox.say(&Event::SecretsFilled { failed: filled.err() });
             }
             Request::Ack(sequence) => self.outbox.acknowledge(sequence),
             Request::Finish => self.finish = true,

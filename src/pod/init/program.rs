@@ -103,6 +103,11 @@ impl Starter {
         Starter { groups: getgroups().ok(), ..Starter::default() }
     }
 
+    /// Who a user is.
+    pub(super) fn account(&mut self, user: &str) -> Result<std::rc::Rc<Account>, String> {
+        self.accounts.resolve(user)
+    }
+
     /// Makes ready what the next program needs.
     pub(super) fn prepare(&mut self) {
         if self.spare.is_none() {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::creating::{Creating, Plan};
 use super::{HOLD, Running, Shim, sandbox};
 use crate::channel::control::{self, Answer, Ask, KEPT_OUTPUT, MAX_ASK, ShimStatus, kind};
+use crate::channel::secrets::SecretFiles;
 use crate::channel::{MAIN, Request};
 use crate::model::Code;
 
@@ -37,6 +38,17 @@ impl Shim {
                     self.session.say(&Request::Stdin { process, data: Vec::new() });
                 }
             }
+            kind::SECRETS if payload.len() > MAX_ASK => {
+                self.answer(id, &failed(Code::TooLarge, "the secrets are too long together"));
+            }
+            kind::SECRETS => match SecretFiles::parse(payload) {
+                Some(files) if self.reaches_init(id) => {
+                    self.waiting.secrets.push_back(id);
+                    self.session.say(&Request::Secrets(files));
+                }
+                Some(_) => {}
+                None => self.answer(id, &failed(Code::InvalidRequest, "not understood: secrets")),
+            },
             kind::JSON if payload.len() > MAX_ASK => {
                 self.answer(id, &failed(Code::TooLarge, "command, environment and files are too long together"));
             }
@@ -48,16 +60,24 @@ impl Shim {
         }
     }
 
+    /// Whether init can be asked; if not, that is answered.
+    fn reaches_init(&mut self, id: u64) -> bool {
+        let why = match (&self.exit, self.sandbox.pid()) {
+            (Some(_), _) => "the pod's command has ended",
+            (None, None) => "there is no sandbox",
+            (None, Some(_)) => {
+                self.session.begin();
+                return true;
+            }
+        };
+        self.answer(id, &failed(Code::WrongState, why));
+        false
+    }
+
     fn on_ask(&mut self, id: u64, ask: Ask) {
         let needs_sandbox = !matches!(ask, Ask::Status | Ask::Create { .. } | Ask::Wait | Ask::Shutdown | Ask::End);
-        if needs_sandbox && self.exit.is_some() {
-            return self.answer(id, &failed(Code::WrongState, "the pod's command has ended"));
-        }
-        if needs_sandbox && self.sandbox.pid().is_none() {
-            return self.answer(id, &failed(Code::WrongState, "there is no sandbox"));
-        }
-        if needs_sandbox {
-            self.session.begin();
+        if needs_sandbox && !self.reaches_init(id) {
+            return;
         }
         match ask {
             Ask::Status => {

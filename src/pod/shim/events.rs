@@ -85,6 +85,7 @@ impl Shim {
         let mut ids = std::mem::take(&mut w.launch);
         ids.append(&mut w.quiesce);
         ids.extend(w.identify.drain(..));
+        ids.extend(w.secrets.drain(..));
         ids.extend(std::mem::take(&mut w.probes).into_values());
         ids.extend(std::mem::take(&mut self.programs).into_values().filter_map(|p| p.connection));
         for id in ids {
@@ -123,13 +124,12 @@ impl Shim {
                 }
             }
             Event::Identified { failed } => {
-                let answer = match failed {
-                    None => Answer::Done,
-                    Some(message) => Answer::Failed { code: Code::Internal, message },
-                };
-                if let Some(id) = self.waiting.identify.pop_front() {
-                    self.answer(id, &answer);
-                }
+                let id = self.waiting.identify.pop_front();
+                self.answer_done(id, failed);
+            }
+            Event::SecretsFilled { failed } => {
+                let id = self.waiting.secrets.pop_front();
+                self.answer_done(id, failed);
             }
             Event::Probed { id, ready } => {
                 let answer = if ready {
@@ -141,6 +141,16 @@ impl Shim {
                     self.answer(id, &answer);
                 }
             }
+        }
+    }
+
+    fn answer_done(&mut self, id: Option<u64>, failed: Option<String>) {
+        let answer = match failed {
+            None => Answer::Done,
+            Some(message) => Answer::Failed { code: Code::Internal, message: message.chars().take(500).collect() },
+        };
+        if let Some(id) = id {
+            self.answer(id, &answer);
         }
     }
 

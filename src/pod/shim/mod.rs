@@ -96,6 +96,7 @@ struct Waiting {
     launch: Vec<u64>,
     quiesce: Vec<u64>,
     identify: VecDeque<u64>,
+    secrets: VecDeque<u64>,
     probes: BTreeMap<u64, u64>,
     end: Vec<u64>,
 }

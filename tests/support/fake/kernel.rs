@@ -38,6 +38,9 @@ pub struct Memory {
     pub exit: Option<ExitRecord>,
     /// Whether init is quiet for a checkpoint.
     pub quiet: bool,
+    /// What stands in /run/secrets.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]

@@ -173,6 +173,10 @@ impl Cgroups for FakeCgroups {
     fn path_for_spec(&self, id: &str) -> String {
         format!("/fake/{id}")
     }
+
+    fn memory(&self) -> Result<u64> {
+        Ok(4 << 30)
+    }
 }
 
 /// Mounted roots over a real layer store.

@@ -43,6 +43,7 @@ pub fn deliver(state: &mut State, id: &str) {
 }
 
 fn write(dir: &Path, memory: &Memory) -> Result<()> {
+    assert!(memory.secrets.is_empty(), "a file of /run/secrets comes into a snapshot");
     let io = |e: std::io::Error| Error::internal("write a checkpoint").because(e);
     for name in ["checkpoint.img", "pages_meta.img", "pages.img"] {
         if dir.join(name).exists() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use torpor::channel::control::{ExitRecord, ShimStatus};
+use torpor::channel::secrets::SecretFiles;
 use torpor::channel::{Exec, Identity, Launch, Probe};
 use torpor::host::command::EngineCommand;
 use torpor::host::shim::{ExecOutput, Shim, ShimPlan, Shims};
@@ -255,7 +256,9 @@ impl Shim for FakeShim {
     async fn quiesce(&self) -> Result<()> {
         let say = |k: &Kernel| {
             k.change(|s| {
-                sandbox(s, &self.name, &self.dir)?.memory.quiet = true;
+                let memory = &mut sandbox(s, &self.name, &self.dir)?.memory;
+                memory.quiet = true;
+                memory.secrets.clear();
                 shim(s, &self.name)?.quiet = true;
                 Ok(())
             })
@@ -286,6 +289,17 @@ impl Shim for FakeShim {
             })
         };
         self.life.effect("identify", say).await
+    }
+
+    async fn secrets(&self, files: &SecretFiles) -> Result<()> {
+        let put = |k: &Kernel| {
+            k.change(|s| {
+                let memory = &mut sandbox(s, &self.name, &self.dir)?.memory;
+                memory.secrets = files.files.iter().map(|f| (f.name.clone(), f.content.get().to_vec())).collect();
+                Ok(())
+            })
+        };
+        self.life.effect("give secrets", put).await
     }
 
     async fn wait(&self) -> Result<ExitRecord> {
