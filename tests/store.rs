@@ -40,6 +40,8 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         ready: None,
         secrets: vec![],
         restart: Default::default(),
+        tty: false,
+        stdin: false,
     };
     let pod = PodRecord {
         id: PodId::random().unwrap(),

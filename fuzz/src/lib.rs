@@ -5,6 +5,7 @@
 #[path = "../../src/api"]
 pub mod api {
     pub mod problem;
+    pub mod terminal;
     pub mod types;
 }
 #[path = "../../src/channel/mod.rs"]

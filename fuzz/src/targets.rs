@@ -5,7 +5,7 @@ use std::io::{Cursor, Read};
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-use crate::api::types as api;
+use crate::api::{terminal, types as api};
 use crate::channel::{Decoder, Event, Request, control, record};
 use crate::config;
 use crate::host::archive::{self, Contents};
@@ -187,6 +187,9 @@ pub fn requests(data: &[u8]) {
     json::<api::ExecPod>(data);
     json::<api::RestoreSnapshot>(data);
     json::<api::ImportDirectory>(data);
+    json::<terminal::CreateTerminal>(data);
+    json::<terminal::ExecStart>(data);
+    json::<terminal::SocketAsks>(data);
     if let Ok(spec) = serde_json::from_slice(data) {
         let _ = crate::plan::admission::check(&spec);
     }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::body::{Body, empty, lines};
-use self::connect::Place;
+use self::connect::{Connection, Place};
 use super::problem::Problem;
 use super::types::{ProgressInfo, Step};
 
@@ -82,7 +82,7 @@ impl ClientError {
 /// What a call gives.
 pub type Result<T> = std::result::Result<T, ClientError>;
 
-fn broken(e: impl std::fmt::Display) -> ClientError {
+pub(super) fn broken(e: impl std::fmt::Display) -> ClientError {
     ClientError::Broken(e.to_string())
 }
 
@@ -95,7 +95,7 @@ pub struct Client {
 }
 
 /// A part of a path: what has a meaning in a URL is escaped.
-fn escape(part: &str, keep_slash: bool) -> String {
+pub(super) fn escape(part: &str, keep_slash: bool) -> String {
     use std::fmt::Write;
     part.bytes().fold(String::new(), |mut out, b| {
         let plain =
@@ -143,6 +143,20 @@ impl Client {
         Ok(Client { token: Some(value), ..self })
     }
 
+    /// The beginning of a request: where it goes, and who asks.
+    pub(super) fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
+        let request = Request::builder().method(method).uri(path).header(HOST, self.place.authority());
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, token.clone()),
+            None => request,
+        }
+    }
+
+    /// A connection, or why there is none.
+    pub(super) async fn connect(&self) -> Result<Box<dyn Connection>> {
+        self.place.connect().await
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -163,18 +177,14 @@ impl Client {
         header: Option<(&str, &str)>,
         body: Body,
     ) -> Result<Response<Incoming>> {
-        let stream = self.place.connect().await?;
+        let stream = self.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(async move {
             // What goes wrong on the connection is seen by whoever reads the answer.
             let _ = connection.await;
         });
-        let mut request = Request::builder().method(method).uri(path).header(ACCEPT, accept);
-        request = request.header(HOST, self.place.authority());
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, token.clone());
-        }
+        let mut request = self.request(method, path).header(ACCEPT, accept);
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
@@ -189,7 +199,12 @@ impl Client {
         }
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T> {
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T> {
         let kind = body.is_some().then_some("application/json");
         let body = body.map_or_else(empty, |b| Full::from(b).map_err(|e| match e {}).boxed());
         let response = self.send(method, path, "application/json", kind, body).await?;
@@ -230,7 +245,7 @@ impl Client {
         Ok(Full::from(serde_json::to_vec(body).map_err(broken)?).map_err(|e| match e {}).boxed())
     }
 
-    fn pod(reference: &str, rest: &str) -> String {
+    pub(super) fn pod(reference: &str, rest: &str) -> String {
         format!("/v1/pods/{}{rest}", escape(reference, false))
     }
 }

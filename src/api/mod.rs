@@ -4,4 +4,6 @@ pub use crate::model::base64;
 
 pub mod client;
 pub mod problem;
+pub mod socket;
+pub mod terminal;
 pub mod types;

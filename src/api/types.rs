@@ -74,6 +74,12 @@ pub struct CreatePod {
     /// or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
+    /// Whether its command runs on a terminal, `main`: see `GET /v1/pods/{pod}/terminal`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// Whether its command gets input, by `GET /v1/pods/{pod}/attach`. A terminal always does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin: bool,
     /// Whether the pod is started at once. Default true.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub start: bool,
@@ -220,6 +226,12 @@ pub struct Pod {
     /// When it is started again, if that is to come.
     #[serde(default)]
     pub restart_at: Option<String>,
+    /// Whether its command runs on a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Whether its command gets input.
+    #[serde(default)]
+    pub stdin: bool,
 }
 
 /// A forward.

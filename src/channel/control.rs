@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::stream::{Steer, StreamAsk, StreamOpened};
+use super::terminal::{ProcessInfo, TerminalEnd, TerminalInfo};
 use super::{Exec, Identity, Launch, Probe};
 use crate::model::Code;
 
@@ -15,7 +17,9 @@ use crate::model::Code;
 pub const MAX_MESSAGE: usize = 8 << 20;
 /// The longest question: what it asks must fit a message to init.
 pub const MAX_ASK: usize = 3 << 20;
-/// Bytes of each output stream of an exec that are passed on.
+/// Connections of a shim at once; more wait to be accepted.
+pub const MOST_CONNECTIONS: usize = 192;
+/// Bytes of each output stream of an exec that are passed on, unless it is streamed.
 pub const KEPT_OUTPUT: usize = 16 << 20;
 
 /// Kinds of message.
@@ -32,6 +36,13 @@ pub mod kind {
     pub const STDIN_END: u8 = 4;
     /// A question: put these secrets into the pod.
     pub const SECRETS: u8 = 16;
+    /// The place of the first byte (u64), and what a terminal said.
+    pub const TERMINAL: u8 = 5;
+    /// To a shim: so many bytes of output were had (u64), or of a terminal all before that place. From a shim: so many
+    /// bytes of input were taken.
+    pub const CREDIT: u8 = 6;
+    /// So many bytes (u64) of the pod's command were said while whoever follows it had no room for them.
+    pub const MISSED: u8 = 7;
 }
 
 /// What is asked.
@@ -86,6 +97,19 @@ pub enum Ask {
     Shutdown,
     /// Kill the sandbox and whatever else lives below, then end.
     End,
+    /// Stream input and output of something on this connection.
+    Stream(StreamAsk),
+    /// About what is streamed on this connection; not answered.
+    Steer(Steer),
+    /// Which terminals there are.
+    Terminals,
+    /// Hang a terminal up and end what runs on it.
+    RemoveTerminal {
+        /// Its id.
+        id: String,
+    },
+    /// Which processes there are in the pod.
+    Processes,
 }
 
 /// The answer.
@@ -110,6 +134,14 @@ pub enum Answer {
     },
     /// To `Wait`.
     Ended(ExitRecord),
+    /// To `Stream`: it has begun.
+    Opened(StreamOpened),
+    /// The end of a terminal's stream, and the answer to `RemoveTerminal` where it had ended.
+    TerminalEnded(TerminalEnd),
+    /// To `Terminals`.
+    Terminals(Vec<TerminalInfo>),
+    /// To `Processes`.
+    Processes(Vec<ProcessInfo>),
     /// It failed.
     Failed {
         /// Which kind.
@@ -177,6 +209,16 @@ pub fn encode(kind: u8, payload: &[u8]) -> Vec<u8> {
 pub fn encode_json<T: Serialize>(value: &T) -> Vec<u8> {
     // Plain data with string keys: writing it to memory can't fail.
     encode(kind::JSON, &serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// A message that is one number.
+pub fn encode_number(kind: u8, number: u64) -> Vec<u8> {
+    encode(kind, &number.to_le_bytes())
+}
+
+/// The number that a message is.
+pub fn number(payload: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(payload.try_into().ok()?))
 }
 
 /// A length that no message has.

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::SECRETS;
 use super::secrets::SecretFiles;
+use super::terminal::{ProcessInfo, TerminalAsk, TerminalNews, WindowSize};
 use super::{Frame, encode, encode_fragments};
 
-/// The version of the protocol that this build speaks.
-pub const VERSION: u32 = 1;
+/// The version of the protocol that this build speaks. 2: terminals, and programs whose output waits for whoever reads it.
+pub const VERSION: u32 = 2;
 /// The number of the pod's own command among its processes.
 pub const MAIN: u64 = 0;
 
@@ -31,6 +32,10 @@ pub struct Launch {
     pub hosts: String,
     /// Text of /etc/resolv.conf.
     pub resolv_conf: String,
+    /// Size of the terminal that it runs on; none: it has none.
+    pub tty: Option<WindowSize>,
+    /// Whether input will be sent; otherwise, and without a terminal, it reads from /dev/null.
+    pub stdin: bool,
 }
 
 /// A further program.
@@ -183,6 +188,20 @@ pub enum Request {
     Finish,
     /// Put these files into /run/secrets, in the place of all that is there.
     Secrets(SecretFiles),
+    /// About terminals. Input and signals for one are those of its number.
+    Terminal(TerminalAsk),
+    /// So many more bytes of a program's output are wanted; from the first such word on it has to wait for them.
+    Credit {
+        /// Which.
+        process: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// Which processes there are.
+    Processes {
+        /// Number of the question.
+        id: u64,
+    },
 }
 
 /// What init says to a shim.
@@ -248,8 +267,38 @@ pub enum Event {
         /// What could not be done, if anything.
         failed: Option<String>,
     },
+    /// About terminals.
+    Terminal(TerminalNews),
+    /// What a terminal said. Kept in its scrollback, so not numbered.
+    TerminalOutput {
+        /// The terminal's number.
+        number: u64,
+        /// Place of the first byte among all that it said.
+        place: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// So much of its input a program took, or never will take.
+    InputTaken {
+        /// Which.
+        process: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Answers `Processes`.
+    Processes {
+        /// Number of the question.
+        id: u64,
+        /// The processes.
+        processes: Vec<ProcessInfo>,
+    },
 }
 
+#[derive(Serialize, Deserialize)]
+struct ProcessesBody {
+    id: u64,
+    processes: Vec<ProcessInfo>,
+}
 #[derive(Serialize, Deserialize)]
 struct HelloBody {
     version: u32,
@@ -323,6 +372,9 @@ impl Request {
             Request::Ack(sequence) => (10, sequence.to_le_bytes().to_vec()),
             Request::Finish => (11, Vec::new()),
             Request::Secrets(files) => return encode_fragments(SECRETS, 0, &files.encode()),
+            Request::Terminal(ask) => (20, json(ask)),
+            Request::Credit { process, bytes } => (21, with_process(*process, &bytes.to_le_bytes(), &[])),
+            Request::Processes { id } => (22, id.to_le_bytes().to_vec()),
         };
         encode_fragments(kind, 0, &body)
     }
@@ -358,6 +410,12 @@ impl Request {
             10 => Request::Ack(u64::from_le_bytes(body.try_into().ok()?)),
             11 => Request::Finish,
             SECRETS => Request::Secrets(SecretFiles::parse(body)?),
+            20 => Request::Terminal(serde_json::from_slice(body).ok()?),
+            21 => {
+                let (process, bytes) = split_process(body)?;
+                Request::Credit { process, bytes: u64::from_le_bytes(bytes.try_into().ok()?) }
+            }
+            22 => Request::Processes { id: u64::from_le_bytes(body.try_into().ok()?) },
             _ => return None,
         })
     }
@@ -399,6 +457,10 @@ impl Event {
             Event::SecretsFilled { failed } => {
                 (110, json(&NumbersBody { message: failed.clone(), ..NumbersBody::default() }))
             }
+            Event::Terminal(news) => (90, json(news)),
+            Event::TerminalOutput { number, place, data } => (91, with_process(*number, &place.to_le_bytes(), data)),
+            Event::InputTaken { process, bytes } => (92, with_process(*process, &bytes.to_le_bytes(), &[])),
+            Event::Processes { id, processes } => (93, json(&ProcessesBody { id: *id, processes: processes.clone() })),
         };
         encode(kind, sequence, &body)
     }
@@ -439,6 +501,20 @@ impl Event {
                 Event::Probed { id: b.id, ready: b.ready }
             }
             110 => Event::SecretsFilled { failed: numbers()?.message },
+            90 => Event::Terminal(serde_json::from_slice(body).ok()?),
+            91 => {
+                let (number, rest) = split_process(body)?;
+                let (place, data) = split_process(rest)?;
+                Event::TerminalOutput { number, place, data: data.to_vec() }
+            }
+            92 => {
+                let (process, bytes) = split_process(body)?;
+                Event::InputTaken { process, bytes: u64::from_le_bytes(bytes.try_into().ok()?) }
+            }
+            93 => {
+                let b: ProcessesBody = serde_json::from_slice(body).ok()?;
+                Event::Processes { id: b.id, processes: b.processes }
+            }
             _ => return None,
         })
     }

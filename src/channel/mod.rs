@@ -27,7 +27,10 @@ mod codec;
 pub mod control;
 mod message;
 pub mod record;
+pub mod scrollback;
 pub mod secrets;
+pub mod stream;
+pub mod terminal;
 
 pub use codec::{ATOMIC, Decoder, Frame, MAX_BODY, encode, encode_fragments};
 pub use message::{Event, Exec, Identity, Launch, MAIN, Probe, Request, StartFailure, Stream, VERSION};

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::secrets::{SecretFile, SecretFiles};
+use super::terminal::{NewTerminal, OpenTerminal, ProcessInfo, TerminalAsk, TerminalEnd, TerminalNews, WindowSize};
 use super::*;
 
 fn frames_of(bytes: &[u8], step: usize) -> Vec<Frame> {
@@ -37,6 +38,14 @@ fn requests() -> Vec<Request> {
         Request::Ack(u64::MAX),
         Request::Finish,
         Request::Secrets(secrets()),
+        Request::Terminal(TerminalAsk::Open {
+            ask: 3,
+            open: OpenTerminal { id: "a".into(), create: Some(NewTerminal::default()), ..OpenTerminal::default() },
+            window: 7,
+        }),
+        Request::Terminal(TerminalAsk::Credit { number: 2, upto: u64::MAX }),
+        Request::Credit { process: 5, bytes: u64::MAX },
+        Request::Processes { id: 9 },
     ]
 }
 
@@ -51,6 +60,21 @@ fn events() -> Vec<Event> {
         Event::Identified { failed: None },
         Event::Probed { id: 1, ready: true },
         Event::SecretsFilled { failed: Some("x".into()) },
+        Event::Terminal(TerminalNews::Opened {
+            ask: 3,
+            number: 2,
+            created: true,
+            size: WindowSize::default(),
+            start: 9,
+            end: 11,
+        }),
+        Event::Terminal(TerminalNews::Ended {
+            number: 2,
+            end: TerminalEnd { code: Some(3), ..TerminalEnd::default() },
+        }),
+        Event::TerminalOutput { number: 2, place: 1 << 40, data: vec![7; 70_000] },
+        Event::InputTaken { process: 3, bytes: 65_536 },
+        Event::Processes { id: 9, processes: vec![ProcessInfo { pid: 1, ..ProcessInfo::default() }] },
     ]
 }
 

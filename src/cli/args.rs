@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::attach::{Attach, Terminals};
 use super::events::Events;
 use super::prune::ImagePrune;
 use super::secret::{Again, Secrets};
@@ -51,6 +52,13 @@ pub(super) enum Command {
     },
     /// Run a command in a pod
     Exec(Exec),
+    /// Follow a pod's command, or one of its terminals; ctrl-p ctrl-q leaves a terminal
+    Attach(Attach),
+    /// Terminals of a pod
+    #[command(subcommand)]
+    Terminal(Terminals),
+    /// Show the processes of a pod
+    Top { pod: String },
     /// Show a pod's output
     Logs {
         /// Go on with what is still to come
@@ -175,7 +183,7 @@ pub(super) enum Command {
 impl Command {
     /// Whether its exit code is a program's in a pod, so that its own failures need codes of their own.
     pub(super) fn passes_codes(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Exec(_))
+        matches!(self, Command::Run(_) | Command::Exec(_) | Command::Attach(_))
     }
 }
 
@@ -184,6 +192,12 @@ pub(super) struct Run {
     /// Don't wait: print the pod's id
     #[arg(short, long)]
     pub(super) detach: bool,
+    /// Give it what is on standard input
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Run it on a terminal; ctrl-p ctrl-q leaves it
+    #[arg(short, long)]
+    pub(super) tty: bool,
     /// The pod's name
     #[arg(long)]
     pub(super) name: Option<String>,
@@ -262,6 +276,9 @@ pub(super) struct Exec {
     /// Give it what is on standard input
     #[arg(short, long)]
     pub(super) interactive: bool,
+    /// Run it on a terminal, which ctrl-p ctrl-q leaves and attach finds again
+    #[arg(short, long)]
+    pub(super) tty: bool,
     /// Seconds until it is killed
     #[arg(long)]
     pub(super) timeout: Option<u64>,

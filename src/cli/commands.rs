@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::{prune, run, stats, system, token, volume};
+use super::{attach, prune, run, stats, system, token, top, volume};
 use crate::api::client::Client;
 use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
@@ -18,7 +18,11 @@ pub(super) async fn run(arguments: Arguments) -> Done {
     match arguments.command {
         Command::Run(args) => run::run(&client()?, &args, json).await,
         Command::Create(args) => run::create(&client()?, &args, json).await,
-        Command::Exec(args) => run::exec(&client()?, &args, json).await,
+        Command::Exec(args) if json && !args.tty => run::exec(&client()?, &args).await,
+        Command::Exec(args) => attach::exec(&client()?, &args).await,
+        Command::Attach(args) => attach::attach(&client()?, &args).await,
+        Command::Terminal(command) => attach::terminals(&client()?, &command, json).await,
+        Command::Top { pod } => top::top(&client()?, &pod, json).await,
         Command::Ps { all, quiet, filter } => ps(&client()?, all, quiet, &filter, json).await,
         Command::Inspect { pods } => inspect(&client()?, &pods).await,
         Command::Logs { follow, tail, since, timestamps, pod } => {

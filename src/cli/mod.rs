@@ -2,15 +2,19 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line's work is to print")]
 
 mod args;
+mod attach;
 mod commands;
 mod events;
+mod follow;
 mod output;
 mod prune;
 mod run;
 mod secret;
 mod stats;
 mod system;
+mod terminal;
 mod token;
+mod top;
 mod update;
 mod volume;
 

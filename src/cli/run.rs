@@ -1,4 +1,4 @@
-//! `run`, `create` and `exec`.
+//! `run` and `create`.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,17 +7,18 @@ use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Exec, Run};
+use super::attach;
+use super::follow::Ended;
 use super::output::{self, Failure};
-use crate::api::base64;
 use crate::api::client::Client;
-use crate::api::types::{CreatePod, ExecPod, HttpCheck, PortPair, PortSpec, ReadySpec, Size, VolumeSpec};
+use crate::api::types::{CreatePod, ExecPod, ExitInfo, HttpCheck, PortPair, PortSpec, ReadySpec, Size, VolumeSpec};
 
 fn own(text: impl Into<String>) -> Failure {
     Failure::Own(text.into())
 }
 
 /// `NAME=VALUE`, or `NAME` for the caller's own value.
-fn variables(given: &[String]) -> BTreeMap<String, String> {
+pub(super) fn variables(given: &[String]) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for line in given {
         match line.split_once('=') {
@@ -109,6 +110,8 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         ready: ready(run)?,
         secrets: run.secrets.specs()?,
         restart: run.restart.clone(),
+        tty: run.tty,
+        stdin: run.interactive,
         start,
     })
 }
@@ -135,7 +138,23 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
         }
         return Ok(0);
     }
+    attach::require_terminal(run.interactive, run.tty)?;
     let pod = client.create_pod(&request(run, true)?).await?;
+    if run.interactive || run.tty {
+        match attach::to_command(client, &pod.id, run.interactive, run.tty).await {
+            Ok(Ended::Exit(_)) => {
+                let ended = client.wait(&pod.id).await?;
+                return done(client, run, &pod.id, &ended).await;
+            }
+            Ok(left) => {
+                eprintln!("torpor: pod {} goes on", pod.name);
+                return Ok(left.code());
+            }
+            // It had ended before it could be followed: its log has all of it.
+            Err(e) if attach::is_over(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
     let forward = tokio::spawn(pass_signals(client.clone(), pod.id.clone()));
     let mut lines = std::pin::pin!(client.logs(&pod.id, "follow=true").await?);
     while let Some(line) = lines.next().await {
@@ -152,8 +171,13 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
     }
     let ended = client.wait(&pod.id).await?;
     forward.abort();
+    done(client, run, &pod.id, &ended).await
+}
+
+/// Its command has ended.
+async fn done(client: &Client, run: &Run, pod: &str, ended: &ExitInfo) -> Result<u8, Failure> {
     if run.rm {
-        client.remove(&pod.id, true).await?;
+        client.remove(pod, true).await?;
     }
     if ended.exit_reason == "oom" {
         eprintln!("torpor: the pod ran out of memory");
@@ -188,8 +212,8 @@ async fn pass_signals(client: Client, pod: String) {
     }
 }
 
-/// `torpor exec`.
-pub(super) async fn exec(client: &Client, exec: &Exec, json: bool) -> Result<u8, Failure> {
+/// `torpor --json exec`: to its end, and all of it as one object.
+pub(super) async fn exec(client: &Client, exec: &Exec) -> Result<u8, Failure> {
     let stdin = if exec.interactive {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(|e| own(format!("standard input: {e}")))?;
@@ -206,22 +230,8 @@ pub(super) async fn exec(client: &Client, exec: &Exec, json: bool) -> Result<u8,
         timeout_ms: exec.timeout.map(|s| s.saturating_mul(1000)),
     };
     let done = client.exec(&exec.pod, &request).await?;
-    if json {
-        output::json(&done);
-    } else {
-        output::write(&mut std::io::stdout(), &decode(&done.stdout, &done.stdout_encoding));
-        output::write(&mut std::io::stderr(), &decode(&done.stderr, &done.stderr_encoding));
-        if done.timed_out {
-            eprintln!("torpor: the command was killed: its time was over");
-        }
-    }
+    output::json(&done);
     Ok(u8::try_from(done.exit_code).unwrap_or(255))
-}
-
-/// Output as it was: base64 where it is not UTF-8.
-fn decode(text: &str, encoding: &str) -> Vec<u8> {
-    let plain = || text.as_bytes().to_vec();
-    if encoding == "base64" { base64::decode(text).unwrap_or_else(plain) } else { plain() }
 }
 
 #[cfg(test)]
@@ -241,12 +251,5 @@ mod tests {
             Some(VolumeSpec { source: "data".into(), target: "/d".into(), read_only: true })
         );
         assert!(volume("data").is_err() && volume("a:b:c").is_err());
-    }
-
-    #[test]
-    fn base64_comes_back() {
-        assert_eq!(decode("//79", "base64"), [0xff, 0xfe, 0xfd]);
-        assert_eq!(decode("Zg==", "base64"), b"f");
-        assert_eq!(decode("Zg==", "utf-8"), b"Zg==");
     }
 }

@@ -26,6 +26,8 @@ mod sleep;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminals;
 mod tls;
+mod tty;
 mod update;
 mod volumes;

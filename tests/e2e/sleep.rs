@@ -6,7 +6,7 @@ use crate::daemon::{self, Daemon, Options, get, try_get};
 use crate::{s3, support};
 
 /// Both engines that must work.
-fn engines() -> Vec<std::path::PathBuf> {
+pub fn engines() -> Vec<std::path::PathBuf> {
     let mut all: Vec<_> = support::runsc().into_iter().collect();
     let old = all[0].with_file_name("runsc-20240729");
     if support::has("runsc-20240729", old.is_file()) {

@@ -5,6 +5,7 @@ mod gvisor;
 mod hostile;
 mod pod;
 mod takeover;
+mod terminals;
 
 use std::time::Duration;
 

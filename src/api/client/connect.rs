@@ -20,7 +20,7 @@ const CROWDED: Duration = Duration::from_secs(5);
 const FAR: Duration = Duration::from_secs(20);
 
 /// A connection.
-pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(in crate::api) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Where a torpord is.

@@ -78,6 +78,8 @@ impl Core {
             ready: request.ready.as_ref().map(ready).transpose()?,
             secrets,
             restart: request.restart.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+            tty: request.tty,
+            stdin: request.stdin,
             name,
         };
         admission::check(&spec)?;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::files::Files;
 use super::pod::{Pod, Turn};
 use super::{Core, teardown};
+use crate::channel::terminal::WindowSize;
 use crate::channel::{Identity, Launch, Probe};
 use crate::host::engine::EngineRef;
 use crate::host::network::PodNet;
@@ -205,6 +206,8 @@ impl Core {
             hostname: hostname(record),
             hosts,
             resolv_conf,
+            tty: spec.tty.then(WindowSize::default),
+            stdin: spec.stdin,
         }
     }
 

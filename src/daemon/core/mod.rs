@@ -26,7 +26,9 @@ mod service;
 mod sleep;
 mod snapshots;
 mod stats;
+pub mod streams;
 mod teardown;
+pub mod terminals;
 mod tidy;
 pub mod tokens;
 mod update;
@@ -122,6 +124,8 @@ pub struct Core {
     restarting: tokio::sync::Semaphore,
     /// Who may use it beside those who reach the socket.
     tokens: tokens::Tokens,
+    /// WebSockets that may still be opened.
+    sockets: Arc<tokio::sync::Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -185,6 +189,7 @@ impl Core {
             unsaved: tokio::sync::Notify::new(),
             restarting: tokio::sync::Semaphore::new(restart::AT_ONCE),
             tokens,
+            sockets: Arc::new(tokio::sync::Semaphore::new(streams::MOST_SOCKETS)),
             shutdown,
         }))
     }

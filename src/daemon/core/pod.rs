@@ -3,13 +3,18 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Core;
 use super::events::Events;
+use super::terminals::Followed;
 use crate::daemon::db::Db;
 use crate::host::shim::Shim;
 use crate::model::{Code, Error, PodRecord, PodState, Result};
+
+/// Programs and terminals of one pod that are followed at once: each takes a connection of its shim's, which must have some
+/// left for what torpord asks.
+const MOST_STREAMS: usize = crate::channel::control::MOST_CONNECTIONS - 64;
 
 /// One pod. Everything that changes it holds its turn, so that two requests never work on one pod at once.
 pub struct Pod {
@@ -17,6 +22,8 @@ pub struct Pod {
     events: Arc<Events>,
     turn: tokio::sync::Mutex<()>,
     shim: Mutex<Option<Arc<dyn Shim>>>,
+    terminals: Followed,
+    streams: Arc<Semaphore>,
     unsaved: AtomicBool,
     gone: AtomicBool,
 }
@@ -35,6 +42,8 @@ impl Pod {
             events: Arc::clone(events),
             turn: tokio::sync::Mutex::new(()),
             shim: Mutex::new(None),
+            terminals: Followed::default(),
+            streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             unsaved: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         })
@@ -101,6 +110,31 @@ impl Pod {
     pub fn shim(&self) -> Result<Arc<dyn Shim>> {
         let shim = self.shim.lock().unwrap_or_else(PoisonError::into_inner).clone();
         shim.ok_or_else(|| wrong_state(&self.record(), "talk to its sandbox"))
+    }
+
+    /// Its terminals that somebody looks at.
+    pub(super) fn terminals(&self) -> &Followed {
+        &self.terminals
+    }
+
+    /// The right to one more program or terminal that is followed.
+    ///
+    /// # Errors
+    /// [`Code::Exhausted`]: there are too many.
+    pub(super) fn stream_permit(&self) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let name = self.record().spec.name;
+            Error::new(
+                Code::Exhausted,
+                format!("{MOST_STREAMS} programs and terminals of pod {name} are followed already"),
+            )
+            .hint("wait until some have ended")
+        })
+    }
+
+    /// As [`Pod::stream_permit`], waited for.
+    pub(super) async fn wait_stream_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.streams).acquire_owned().await.ok()
     }
 
     /// Sets or clears the way to its shim.

@@ -13,7 +13,6 @@ use super::lifecycle::New;
 use super::snapshots::Copy;
 use super::{Core, admit, view};
 use crate::api::types;
-use crate::channel::Exec;
 use crate::host::layers::ImportSource;
 use crate::host::logs::{self, LogLine, LogQuery};
 use crate::host::progress::Progress;
@@ -173,26 +172,12 @@ impl Core {
     /// # Errors
     /// See the API's document.
     pub async fn exec_pod(&self, reference: &str, request: types::ExecPod) -> Result<ExecOutput> {
-        if request.command.is_empty() {
-            return Err(Error::invalid("no command was given"));
-        }
-        admit::command(&request.command)?;
-        admit::env(request.env.iter())?;
-        admit::directory(request.working_dir.as_ref())?;
-        admit::user(request.user.as_ref())?;
+        super::terminals::admit_program(&request.command)?;
+        let exec = super::terminals::exec(request.command, &request.env, request.working_dir, request.user, false)?;
         let timeout = request.timeout_ms.map(Duration::from_millis);
         let pod = self.find(reference)?;
-        let record = pod.record();
-        if record.state != PodState::Running {
-            return Err(super::pod::wrong_state(&record, "run a command in it"));
-        }
-        let exec = Exec {
-            command: request.command,
-            env: request.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
-            working_dir: request.working_dir,
-            user: request.user,
-            stdin: false,
-        };
+        super::terminals::awake(&pod, "run a command in it")?;
+        let _permit = pod.wait_stream_permit().await;
         pod.shim()?.exec(&exec, request.stdin.unwrap_or_default().into_bytes(), timeout).await
     }
 

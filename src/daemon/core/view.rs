@@ -46,6 +46,8 @@ impl Core {
             exit_reason: r.exit_reason.map(reason),
             last_error: r.last_error.clone(),
             restart: r.spec.restart.to_string(),
+            tty: r.spec.tty,
+            stdin: r.spec.stdin,
             restart_count: r.restarts.count,
             restart_at: r.restarts.at.filter(|_| r.state == PodState::Stopped).map(|t| t.to_string()),
         }

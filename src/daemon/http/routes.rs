@@ -12,7 +12,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{answer, events, idempotency, list, pods, stats, store, system, tokens, update, volumes};
+use super::{
+    answer, events, exec_socket, idempotency, list, pods, stats, store, system, terminal, tokens, update, volumes,
+};
 use crate::daemon::core::Core;
 use crate::model::token::Caller;
 
@@ -25,8 +27,11 @@ const IDLE: Duration = Duration::from_secs(20);
 #[openapi(
     info(title = "torpor", version = "1.0.0", license(name = "Apache-2.0", identifier = "Apache-2.0"),
         description = "gVisor sandboxes that sleep in object storage. Every error is `application/problem+json` (RFC 9457) with a stable `code`."),
-    tags((name = "pods", description = "Pods and what is done to them"), (name = "snapshots", description = "Saved states of pods"),
-        (name = "images", description = "Images and layers"), (name = "volumes", description = "Named volumes"), (name = "tokens", description = "Who may use it by TCP"), (name = "system", description = "torpord itself and its host"))
+    tags((name = "pods", description = "Pods and what is done to them"),
+        (name = "terminals", description = "Terminals, and programs that are followed while they run"),
+        (name = "snapshots", description = "Saved states of pods"), (name = "images", description = "Images and layers"),
+        (name = "volumes", description = "Named volumes"), (name = "tokens", description = "Who may use it by TCP"),
+        (name = "system", description = "torpord itself and its host"))
 )]
 struct Document;
 
@@ -54,7 +59,12 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pods::wake))
         .routes(routes!(pods::restore))
         .routes(routes!(pods::wait))
-        .routes(routes!(pods::exec))
+        .routes(routes!(pods::exec, exec_socket::exec))
+        .routes(routes!(exec_socket::attach))
+        .routes(routes!(terminal::list, terminal::create))
+        .routes(routes!(terminal::inspect, terminal::delete))
+        .routes(routes!(terminal::open))
+        .routes(routes!(terminal::top))
         .routes(routes!(pods::logs))
         .routes(routes!(stats::stats))
         .routes(routes!(pods::snapshot))

@@ -9,9 +9,12 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{ExecOutput, ExitRecord, Shim, ShimStatus};
+use super::stream::FARTHEST;
+use super::{ExecOutput, ExitRecord, Shim, ShimStatus, ShimStream};
 use crate::channel::control::{self, Answer, Ask, kind};
 use crate::channel::secrets::SecretFiles;
+use crate::channel::stream::StreamAsk;
+use crate::channel::terminal::{ProcessInfo, TerminalEnd, TerminalInfo};
 use crate::channel::{Exec, Identity, Launch, Probe};
 use crate::host::command::EngineCommand;
 use crate::model::{Attempt, Code, Error, Result};
@@ -193,6 +196,15 @@ impl ShimClient {
     }
 }
 
+/// A shim of before a question was known understands nothing of it.
+fn too_old(e: Error) -> Error {
+    if e.code() != Code::InvalidRequest || !e.report().contains("not understood") {
+        return e;
+    }
+    Error::new(Code::Unsupported, "the pod's shim is of an older torpor, which can't do that")
+        .hint("stop the pod and start it again, or put it to sleep and wake it")
+}
+
 fn is_closed(stream: &UnixStream) -> bool {
     use std::os::fd::AsFd;
     let mut fds = [nix::poll::PollFd::new(stream.as_fd(), nix::poll::PollFlags::POLLIN)];
@@ -247,6 +259,51 @@ impl Shim for ShimClient {
             Some(limit) => tokio::time::timeout(limit + 3 * SOON, work)
                 .await
                 .map_err(|_| Error::new(Code::Timeout, "run the command: the pod's shim does not answer"))?,
+        }
+    }
+
+    async fn open(&self, what: &StreamAsk) -> Result<ShimStream> {
+        let label = match what {
+            StreamAsk::Exec { .. } => "run the command",
+            StreamAsk::Terminal(_) => "open the terminal",
+            StreamAsk::Main { .. } => "follow the pod's command",
+        };
+        let begin = async {
+            let mut c = self.ask(label, &Ask::Stream(what.clone())).await?;
+            let (_, payload) = c.next().await.map_err(|e| Self::lost(label, e))?;
+            match parse(label, &payload).map_err(too_old)? {
+                Answer::Opened(opened) if opened.start.max(opened.end) <= FARTHEST => {
+                    Ok(ShimStream::new(c.stream, c.buffer, opened))
+                }
+                other => Err(unexpected(label, &other)),
+            }
+        };
+        let late = |_| Error::new(Code::Timeout, format!("{label}: no answer in {} s", SOON.as_secs()));
+        tokio::time::timeout(SOON, begin).await.map_err(late)?
+    }
+
+    async fn terminals(&self) -> Result<Vec<TerminalInfo>> {
+        let what = "list the terminals";
+        match self.call(what, &Ask::Terminals, Some(SOON)).await.map_err(too_old)? {
+            Answer::Terminals(all) => Ok(all),
+            other => Err(unexpected(what, &other)),
+        }
+    }
+
+    async fn remove_terminal(&self, id: &str) -> Result<Option<TerminalEnd>> {
+        let what = "remove the terminal";
+        match self.call(what, &Ask::RemoveTerminal { id: id.into() }, Some(SOON)).await.map_err(too_old)? {
+            Answer::Done => Ok(None),
+            Answer::TerminalEnded(end) => Ok(Some(end)),
+            other => Err(unexpected(what, &other)),
+        }
+    }
+
+    async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        let what = "list the processes";
+        match self.call(what, &Ask::Processes, Some(SOON)).await.map_err(too_old)? {
+            Answer::Processes(all) => Ok(all),
+            other => Err(unexpected(what, &other)),
         }
     }
 

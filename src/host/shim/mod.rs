@@ -1,6 +1,7 @@
 //! torpord's side of the shim: starting one, finding one again, asking it.
 
 mod client;
+mod stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,8 +11,11 @@ use async_trait::async_trait;
 
 pub use crate::channel::control::{ExitRecord, ShimStatus};
 pub use client::ShimClient;
+pub use stream::{Said, ShimStream, StreamReader, StreamWriter};
 
 use crate::channel::secrets::SecretFiles;
+use crate::channel::stream::StreamAsk;
+use crate::channel::terminal::{ProcessInfo, TerminalEnd, TerminalInfo};
 use crate::channel::{Exec, Identity, Launch, Probe};
 use crate::host::command::{self, EngineCommand};
 use crate::model::{Attempt, Code, Error, Result};
@@ -65,6 +69,14 @@ pub trait Shim: Send + Sync {
     async fn launch(&self, launch: &Launch) -> Result<()>;
     /// Runs a further program to its end.
     async fn exec(&self, exec: &Exec, stdin: Vec<u8>, timeout: Option<Duration>) -> Result<ExecOutput>;
+    /// Follows a program, a terminal or the pod's command while it goes on.
+    async fn open(&self, what: &StreamAsk) -> Result<ShimStream>;
+    /// The pod's terminals.
+    async fn terminals(&self) -> Result<Vec<TerminalInfo>>;
+    /// Hangs a terminal up and ends what runs on it; tells how that had ended, if it had.
+    async fn remove_terminal(&self, id: &str) -> Result<Option<TerminalEnd>>;
+    /// The pod's processes.
+    async fn processes(&self) -> Result<Vec<ProcessInfo>>;
     /// Sends a signal to the pod's command.
     async fn signal(&self, signal: i32) -> Result<()>;
     /// Waits until the application answers: [`Code::Timeout`] if it does not.

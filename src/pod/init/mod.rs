@@ -8,9 +8,13 @@
 
 mod files;
 mod outbox;
+mod output;
 mod probe;
+mod processes;
 mod program;
 mod secrets;
+mod terminal;
+mod terminals;
 mod user;
 
 use std::collections::BTreeMap;
@@ -21,10 +25,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, read};
+use nix::unistd::read;
 use zeroize::Zeroize;
 
+use crate::channel::terminal::MAIN_TERMINAL;
 use crate::channel::{Decoder, Event, Exec, Launch, MAIN, Request, StartFailure, Stream, VERSION};
 use outbox::Outbox;
 use program::{Program, Spawn, Starter};
@@ -44,6 +48,8 @@ struct Init {
     decoder: Decoder,
     outbox: Outbox,
     programs: BTreeMap<u64, Program>,
+    /// Number of the newest terminal: even, so that it is none of a shim's.
+    next_terminal: u64,
     starter: Starter,
     /// Room for a piece of output.
     piece: Vec<u8>,
@@ -67,6 +73,7 @@ pub fn run(input: OwnedFd, output: OwnedFd) -> i32 {
         decoder: Decoder::with_room(ROOM),
         outbox: Outbox::new(output),
         programs: BTreeMap::new(),
+        next_terminal: MAIN,
         starter: Starter::of_init(),
         piece: vec![0; CHUNK],
         probes: BTreeMap::new(),
@@ -140,9 +147,11 @@ impl Init {
                     if let Some(p) = self.programs.get_mut(&process) {
                         p.write_stdin();
                     }
+                    self.tell_taken(process);
                 }
             }
         }
+        self.on_timers();
         self.report_ended();
         self.answer_quiesce();
         self.outbox.flush();
@@ -160,8 +169,9 @@ impl Init {
             sources.push(Source::Channel);
             fds.push(PollFd::new(self.outbox.fd(), PollFlags::POLLOUT));
         }
-        let hold = self.outbox.is_full() || self.quiesced || self.quiesce_asked;
+        let quiet = self.quiesced || self.quiesce_asked;
         for (id, p) in &self.programs {
+            let hold = quiet || !p.may_speak() || (self.is_kept(*id, p) && self.outbox.is_full());
             for (stream, fd) in [(Stream::Stdout, &p.stdout), (Stream::Stderr, &p.stderr)] {
                 if let (Some(fd), false) = (fd, hold) {
                     sources.push(Source::Output(*id, stream));
@@ -173,9 +183,11 @@ impl Init {
                 fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLOUT));
             }
         }
-        let linger = self.programs.values().filter_map(|p| p.linger_until.filter(|_| !hold)).min();
-        let linger = linger.map(|t| (t - now_ms()).max(0));
-        let timeout = linger.and_then(|ms| PollTimeout::try_from(i32::try_from(ms).unwrap_or(1000)).ok());
+        let hold = quiet || self.outbox.is_full();
+        let lingers = self.programs.values().filter_map(|p| p.linger_until.filter(|_| !hold && p.may_speak()));
+        let terminals = self.programs.values().filter_map(|p| p.terminal.as_ref()?.wakes_at());
+        let first = lingers.chain(terminals).min().map(|t| (t - now_ms()).max(0));
+        let timeout = first.and_then(|ms| PollTimeout::try_from(i32::try_from(ms).unwrap_or(1000)).ok());
         match poll(&mut fds, timeout.unwrap_or(PollTimeout::NONE)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return vec![Source::Signals],
@@ -221,6 +233,7 @@ impl Init {
             Request::Hello { version, session, acknowledged } => {
                 self.decoder.forget_partial();
                 (self.quiesced, self.quiesce_asked) = (false, false);
+                self.forget_readers();
                 let hello = Event::Hello { version: version.min(VERSION), session, launched: self.launch.is_some() };
                 self.outbox.begin(&hello, acknowledged);
             }
@@ -231,12 +244,16 @@ impl Init {
                 if let Some(p) = self.programs.get_mut(&process) {
                     p.give(data);
                 }
+                self.tell_taken(process);
             }
             Request::Quiesce => {
                 // Where that fails nothing is answered: then there is no checkpoint.
                 self.quiesce_asked = secrets::clear().is_ok();
             }
-            Request::Resume => (self.quiesced, self.quiesce_asked) = (false, false),
+            Request::Resume => {
+                (self.quiesced, self.quiesce_asked) = (false, false);
+                self.pump_all();
+            }
             Request::Identity(identity) => {
                 let failed = files::identify(&identity).err();
                 if let Some(launch) = &mut self.launch {
@@ -260,6 +277,16 @@ impl Init {
             }
             Request::Ack(sequence) => self.outbox.acknowledge(sequence),
             Request::Finish => self.finish = true,
+            Request::Terminal(ask) => self.on_terminal(ask),
+            Request::Credit { process, bytes } => {
+                if let Some(p) = self.programs.get_mut(&process) {
+                    p.credit = Some(p.credit.unwrap_or(0).saturating_add(bytes));
+                }
+                self.tell_taken(process);
+            }
+            Request::Processes { id } => {
+                self.outbox.say(&Event::Processes { id, processes: processes::all() });
+            }
         }
     }
 
@@ -277,9 +304,13 @@ impl Init {
             env: &launch.env,
             working_dir: &launch.working_dir,
             user: &launch.user,
-            stdin: false,
+            stdin: launch.stdin,
+            tty: launch.tty,
         };
         if self.start(MAIN, &spawn) {
+            if let Some(t) = self.programs.get_mut(&MAIN).and_then(|p| p.terminal.as_mut()) {
+                MAIN_TERMINAL.clone_into(&mut t.id);
+            }
             self.launch = Some(launch);
         }
     }
@@ -288,6 +319,14 @@ impl Init {
         if self.programs.contains_key(&process) || process == MAIN {
             return;
         }
+        let (env, dir, user) = self.surroundings(exec);
+        let spawn =
+            Spawn { command: &exec.command, env: &env, working_dir: &dir, user: &user, stdin: exec.stdin, tty: None };
+        self.start(process, &spawn);
+    }
+
+    /// Environment, directory and user of a further program.
+    fn surroundings(&self, exec: &Exec) -> (Vec<String>, String, String) {
         let base = self.launch.clone().unwrap_or_default();
         let mut env = base.env;
         env.retain(|line| {
@@ -295,14 +334,7 @@ impl Init {
             !exec.env.iter().any(|e| e.split('=').next() == name)
         });
         env.extend(exec.env.iter().cloned());
-        let spawn = Spawn {
-            command: &exec.command,
-            env: &env,
-            working_dir: exec.working_dir.as_deref().unwrap_or(&base.working_dir),
-            user: exec.user.as_deref().unwrap_or(&base.user),
-            stdin: exec.stdin,
-        };
-        self.start(process, &spawn);
+        (env, exec.working_dir.clone().unwrap_or(base.working_dir), exec.user.clone().unwrap_or(base.user))
     }
 
     fn start(&mut self, process: u64, spawn: &Spawn<'_>) -> bool {
@@ -329,95 +361,6 @@ impl Init {
         {
             let _ = nix::sys::signal::kill(p.pid, signal);
         }
-    }
-
-    /// Takes a piece of a program's output; how many bytes there were.
-    fn read_output(&mut self, process: u64, stream: Stream) -> usize {
-        let Some(p) = self.programs.get_mut(&process) else { return 0 };
-        let slot = if stream == Stream::Stdout { &mut p.stdout } else { &mut p.stderr };
-        let Some(fd) = slot else { return 0 };
-        match read(&*fd, &mut self.piece) {
-            Ok(0) => *slot = None,
-            Ok(n) => {
-                // After its end was reported, nobody listens to what a program left running in its place says.
-                if !p.reported {
-                    let data = self.piece[..n].to_vec();
-                    self.outbox.say_numbered(&Event::Output { process, stream, data });
-                }
-                return n;
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => *slot = None,
-        }
-        0
-    }
-
-    /// Takes what lies in the pipes of a program that has ended; false: there is no room for all of it now. Whoever else
-    /// holds a pipe and goes on writing is not waited for.
-    fn take_last_words(&mut self, process: u64) -> bool {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            while self.programs.get(&process).is_some_and(|p| p.last_words < LAST_WORDS) {
-                if self.outbox.is_full() {
-                    return false;
-                }
-                match self.read_output(process, stream) {
-                    0 => break,
-                    n => self.programs.entry(process).and_modify(|p| p.last_words += n),
-                };
-            }
-        }
-        true
-    }
-
-    fn reap(&mut self) {
-        loop {
-            let (pid, code, signal) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Some(code), None),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, None, Some(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            if let Some(id) = self.probes.remove(&pid.as_raw()) {
-                self.outbox.say(&Event::Probed { id, ready: code == Some(0) });
-                continue;
-            }
-            let ended = self.programs.iter_mut().find(|(_, p)| p.pid == pid && p.ended.is_none());
-            if let Some((process, p)) = ended {
-                p.ended = Some((code, signal));
-                p.stdin = None;
-                p.linger_until = Some(now_ms() + LINGER_MS);
-                if *process == MAIN {
-                    // PID 1's own child is the pod: without it nothing else has a reason to be here.
-                    let _ = nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL);
-                }
-            }
-        }
-    }
-
-    /// Reports programs that have ended and whose output is all sent, and forgets those that are all over.
-    fn report_ended(&mut self) {
-        if self.quiesced || self.quiesce_asked || self.outbox.is_full() {
-            return;
-        }
-        let is_due = |p: &Program| {
-            let silent = p.stdout.is_none() && p.stderr.is_none();
-            p.ended.is_some() && !p.reported && (silent || p.linger_until.is_some_and(|t| t <= now_ms()))
-        };
-        let due: Vec<u64> = self.programs.iter().filter(|(_, p)| is_due(p)).map(|(n, _)| *n).collect();
-        for process in due {
-            if !self.take_last_words(process) {
-                return;
-            }
-            let Some(p) = self.programs.get_mut(&process) else { continue };
-            let Some((code, signal)) = p.ended else { continue };
-            p.reported = true;
-            p.linger_until = None;
-            self.outbox.say_numbered(&Event::Exited { process, code, signal });
-            if process == MAIN {
-                self.main_ended = Some(code.unwrap_or_else(|| 128 + signal.unwrap_or(0)));
-            }
-        }
-        self.programs.retain(|_, p| !p.reported || p.stdout.is_some() || p.stderr.is_some());
     }
 
     fn answer_quiesce(&mut self) {

@@ -66,7 +66,8 @@ fn http(port: u16, path: &str, left: Duration) -> bool {
 }
 
 fn run(command: &[String], launch: &Launch) -> bool {
-    let spawn = Spawn { command, env: &launch.env, working_dir: &launch.working_dir, user: &launch.user, stdin: false };
+    let (env, working_dir, user) = (&launch.env, &launch.working_dir, &launch.user);
+    let spawn = Spawn { command, env, working_dir, user, stdin: false, tty: None };
     let Ok(program) = Starter::default().start(&spawn) else { return false };
     matches!(nix::sys::wait::waitpid(program.pid, None), Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
 }

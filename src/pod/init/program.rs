@@ -16,8 +16,10 @@ use nix::unistd::{
     setgroups, setsid, setuid, write,
 };
 
+use super::terminal::{Pty, Terminal, become_session_of};
 use super::user::{Account, Accounts};
 use crate::channel::StartFailure;
+use crate::channel::terminal::WindowSize;
 
 /// Bytes of input kept for a program that does not read; beyond that input is refused by closing it.
 const INPUT_LIMIT: usize = 64 << 20;
@@ -29,6 +31,8 @@ pub(super) struct Spawn<'a> {
     pub(super) working_dir: &'a str,
     pub(super) user: &'a str,
     pub(super) stdin: bool,
+    /// Size of the terminal that it gets instead of pipes.
+    pub(super) tty: Option<WindowSize>,
 }
 
 pub(super) struct Program {
@@ -41,15 +45,42 @@ pub(super) struct Program {
     pub(super) linger_until: Option<i64>,
     /// Bytes taken after the program had ended.
     pub(super) last_words: usize,
+    /// The terminal that it runs on: `stdin` and `stdout` are our end of it then.
+    pub(super) terminal: Option<Terminal>,
+    /// Bytes of output that are wanted; none: as many as there are.
+    pub(super) credit: Option<u64>,
     input: VecDeque<u8>,
     input_ended: bool,
+    /// Bytes of input that it took, or never will, since that was last told.
+    taken: u64,
 }
 
 impl Program {
+    /// Whether what it says is to be read now.
+    pub(super) fn may_speak(&self) -> bool {
+        self.credit != Some(0) && !self.terminal.as_ref().is_some_and(Terminal::waits)
+    }
+
+    /// Bytes of input that it took since this was last asked, if any.
+    pub(super) fn take_taken(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.taken)).filter(|n| *n > 0)
+    }
+
+    /// It takes no input any more.
+    pub(super) fn close_stdin(&mut self) {
+        self.stdin = None;
+        self.taken += self.input.len() as u64;
+        self.input.clear();
+    }
+
     /// Takes input for it; nothing means the end of input.
     pub(super) fn give(&mut self, data: Vec<u8>) {
         if self.stdin.is_none() {
+            self.taken += data.len() as u64;
             return;
+        }
+        if data.is_empty() && self.terminal.is_some() {
+            return; // there is no such thing: it ends with a character
         }
         if data.is_empty() || self.input.len() + data.len() > INPUT_LIMIT {
             self.input_ended = true;
@@ -66,9 +97,12 @@ impl Program {
     pub(super) fn write_stdin(&mut self) {
         while let (Some(fd), false) = (&self.stdin, self.input.is_empty()) {
             match write(fd, self.input.as_slices().0) {
-                Ok(n) => drop(self.input.drain(..n)),
+                Ok(n) => {
+                    self.taken += n as u64;
+                    self.input.drain(..n);
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
-                Err(_) => self.stdin = None,
+                Err(_) => self.close_stdin(),
             }
         }
         if self.input.is_empty() && self.input_ended {
@@ -128,6 +162,9 @@ impl Starter {
         if !has(&env, "HOME") {
             env.push(format!("HOME={}", account.home));
         }
+        if spawn.tty.is_some() && !has(&env, "TERM") {
+            env.push("TERM=xterm".into());
+        }
         let dir = if spawn.working_dir.is_empty() { "/" } else { spawn.working_dir };
         let c = |s: &str| {
             CString::new(s)
@@ -138,33 +175,18 @@ impl Starter {
         let search = env.iter().rev().find_map(|l| l.strip_prefix("PATH=")).unwrap_or(PATH);
         let candidates = candidates(name, search).into_iter().map(|p| c(&p)).collect::<Result<Vec<_>, _>>()?;
 
-        if self.null.is_none() {
-            let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-            self.null = Some(null.map_err(|e| refused("open /dev/null", e))?);
-        }
-        let input = if spawn.stdin {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| refused("make a pipe", e))?;
-            super::set_nonblocking(write.as_fd());
-            Some((read, write))
-        } else {
-            None
-        };
-        let [out, err] = match self.spare.take() {
-            Some(spare) => spare,
-            None => {
-                let pipe = || output_pipe().map_err(|e| refused("make a pipe", e));
-                [pipe()?, pipe()?]
-            }
-        };
-        let Some(stdin) = input.as_ref().map(|(read, _)| read).or(self.null.as_ref()) else {
+        let Ends { ours, theirs } = self.ends(spawn, &account)?;
+        let Some(stdin) = theirs.input.as_ref().or(self.null.as_ref()) else {
             return Err(refused("open /dev/null", Errno::EBADF));
         };
+        let stderr = theirs.error.as_ref().unwrap_or(&theirs.output);
         self.stack.resize(STACK, 0);
         // As vfork: the child borrows this memory, and this process stands still until it execs or ends. A copy of the
         // address space would be thrown away a moment later, and in gVisor each one is a process of the host's.
         let mut failed = None;
         let groups = self.groups.as_deref();
-        let child = Child { account: &account, groups, dir, stdin, stdout: &out.1, stderr: &err.1 };
+        let tty = spawn.tty.is_some();
+        let child = Child { account: &account, groups, dir, stdin, stdout: &theirs.output, stderr, tty };
         let run = || {
             failed = Some(child.run(&candidates, &args, &env_c));
             127
@@ -177,19 +199,78 @@ impl Starter {
             let _ = nix::sys::wait::waitpid(pid, None);
             return Err(explain(step, errno, name, dir));
         }
+        let terminal =
+            spawn.tty.map(|size| Terminal::new(String::new(), spawn.command.to_vec(), size, Some(theirs.output)));
         Ok(Program {
             pid,
-            stdin: input.map(|(_, write)| write),
-            stdout: Some(out.0),
-            stderr: Some(err.0),
+            stdin: ours.input,
+            stdout: Some(ours.output),
+            stderr: ours.error,
             ended: None,
             reported: false,
             linger_until: None,
             last_words: 0,
+            terminal,
+            credit: None,
             input: VecDeque::new(),
             input_ended: false,
+            taken: 0,
         })
     }
+
+    /// Makes what a program reads from and writes to.
+    fn ends(&mut self, spawn: &Spawn<'_>, account: &Account) -> Result<Ends, Failure> {
+        let refused = |what: &str, e: Errno| (StartFailure::Refused, format!("{what}: {}", e.desc()));
+        if let Some(size) = spawn.tty {
+            let open = || {
+                let Pty { master, replica } = Pty::open(size, account.uid)?;
+                let input = master.try_clone().map_err(|_| Errno::EMFILE)?;
+                let theirs = replica.try_clone().map_err(|_| Errno::EMFILE)?;
+                Ok(Ends {
+                    ours: Stdio { input: Some(input), output: master, error: None },
+                    theirs: Stdio { input: Some(theirs), output: replica, error: None },
+                })
+            };
+            return open().map_err(|e| refused("open a terminal", e));
+        }
+        if self.null.is_none() {
+            let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+            self.null = Some(null.map_err(|e| refused("open /dev/null", e))?);
+        }
+        let pipe = || output_pipe().map_err(|e| refused("make a pipe", e));
+        let (theirs_in, ours_in) = if spawn.stdin {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| refused("make a pipe", e))?;
+            super::set_nonblocking(write.as_fd());
+            (Some(read), Some(write))
+        } else {
+            (None, None)
+        };
+        let [out, err] = match self.spare.take() {
+            Some(spare) => spare,
+            None => [pipe()?, pipe()?],
+        };
+        Ok(Ends {
+            ours: Stdio { input: ours_in, output: out.0, error: Some(err.0) },
+            theirs: Stdio { input: theirs_in, output: out.1, error: Some(err.1) },
+        })
+    }
+
+    /// The shell of a user, if the pod's own files name one.
+    pub(super) fn shell_of(&mut self, user: &str) -> Option<String> {
+        self.accounts.resolve(user).ok().map(|a| a.shell.clone()).filter(|s| !s.is_empty())
+    }
+}
+
+/// One side of what a program reads from and writes to.
+struct Stdio {
+    input: Option<OwnedFd>,
+    output: OwnedFd,
+    error: Option<OwnedFd>,
+}
+
+struct Ends {
+    ours: Stdio,
+    theirs: Stdio,
 }
 
 fn output_pipe() -> nix::Result<Pipe> {
@@ -213,6 +294,8 @@ struct Child<'a> {
     stdin: &'a OwnedFd,
     stdout: &'a OwnedFd,
     stderr: &'a OwnedFd,
+    /// Whether they are a terminal, which becomes that of its session.
+    tty: bool,
 }
 
 impl Child<'_> {
@@ -222,7 +305,8 @@ impl Child<'_> {
         let _ = SigSet::all().thread_unblock();
         let stdio =
             dup2_stdin(self.stdin).and_then(|()| dup2_stdout(self.stdout)).and_then(|()| dup2_stderr(self.stderr));
-        if let Err(e) = stdio {
+        let session = || if self.tty { become_session_of(self.stdin.as_fd()) } else { Ok(()) };
+        if let Err(e) = stdio.and_then(|()| session()) {
             return (STEP_STDIO, e);
         }
         let account = self.account;

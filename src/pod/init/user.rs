@@ -10,6 +10,8 @@ pub(super) struct Account {
     pub(super) gid: Gid,
     pub(super) groups: Vec<Gid>,
     pub(super) home: String,
+    /// Empty: its line names none.
+    pub(super) shell: String,
 }
 
 /// Bytes read of a passwd or group file: an image's file is a stranger's.
@@ -87,7 +89,8 @@ fn resolve_in(user: &str, passwd: &[Vec<String>], group: &[Vec<String>]) -> Resu
     groups.dedup();
     groups.truncate(64);
     let home = row.map(|r| field(r, 5)).filter(|h| !h.is_empty()).unwrap_or_else(|| "/".into());
-    Ok(Account { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), groups, home })
+    let shell = row.map(|r| field(r, 6)).unwrap_or_default();
+    Ok(Account { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), groups, home, shell })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::model::Code;
 /// Bytes of input in one message to init.
 const INPUT: usize = 64 * 1024;
 
-fn failed(code: Code, message: impl Into<String>) -> Answer {
+pub(super) fn failed(code: Code, message: impl Into<String>) -> Answer {
     Answer::Failed { code, message: message.into() }
 }
 
@@ -25,16 +25,15 @@ impl Shim {
     }
 
     fn on_message(&mut self, id: u64, kind: u8, payload: &[u8]) {
-        let process = || self.programs.iter().find(|(_, p)| p.connection == Some(id)).map(|(n, _)| *n);
         match kind {
             kind::STDIN => {
-                let Some(process) = process() else { return }; // it ended before it took all of it
+                let Some(process) = self.target(id) else { return }; // it ended before it took all of it
                 for data in payload.chunks(INPUT) {
                     self.session.say(&Request::Stdin { process, data: data.to_vec() });
                 }
             }
             kind::STDIN_END => {
-                if let Some(process) = process() {
+                if let Some(process) = self.target(id) {
                     self.session.say(&Request::Stdin { process, data: Vec::new() });
                 }
             }
@@ -49,6 +48,7 @@ impl Shim {
                 Some(_) => {}
                 None => self.answer(id, &failed(Code::InvalidRequest, "not understood: secrets")),
             },
+            kind::CREDIT => self.on_credit(id, payload),
             kind::JSON if payload.len() > MAX_ASK => {
                 self.answer(id, &failed(Code::TooLarge, "command, environment and files are too long together"));
             }
@@ -97,14 +97,16 @@ impl Shim {
             Ask::Launch(_) if self.launched => self.answer(id, &Answer::Done),
             Ask::Launch(launch) => {
                 self.waiting.launch.push(id);
+                self.expect_follower(&launch);
                 self.session.say(&Request::Launch(launch));
             }
             Ask::Exec { exec, timeout_ms } => {
                 let process = self.number();
                 let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
                 let (connection, room) = (Some(id), [KEPT_OUTPUT; 2]);
-                self.programs
-                    .insert(process, Running { connection, deadline, timed_out: false, room, truncated: false });
+                let running =
+                    Running { connection, deadline, timed_out: false, room, truncated: false, counted: false };
+                self.programs.insert(process, running);
                 self.session.say(&Request::Exec { process, exec });
             }
             Ask::Signal { signal } => {
@@ -137,6 +139,10 @@ impl Shim {
                 }
                 None => self.waiting.end.push(id),
             },
+            Ask::Stream(_) | Ask::Terminals | Ask::RemoveTerminal { .. } | Ask::Processes => {
+                self.on_stream_ask(id, ask);
+            }
+            Ask::Steer(steer) => self.steer(id, steer),
             Ask::Shutdown => self.shut_down(id),
             Ask::End => {
                 self.ending.push(id);
@@ -146,7 +152,7 @@ impl Shim {
     }
 
     /// Numbers of programs and questions: odd, and no other shim's, since they begin at a random one.
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next_number = self.next_number.wrapping_add(2);
         self.next_number
     }

@@ -74,6 +74,16 @@ impl Connection {
         self.closed
     }
 
+    /// Nothing more is said on it.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Bytes that wait to be taken.
+    pub(super) fn backlog(&self) -> usize {
+        self.outbox_bytes
+    }
+
     pub(super) fn wants_to_write(&self) -> bool {
         !self.outbox.is_empty()
     }

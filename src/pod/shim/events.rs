@@ -10,6 +10,15 @@ use crate::model::Code;
 /// Turns of reading what a sandbox that has ended left in the FIFO; it holds far less.
 const LAST_TURNS: u32 = 64;
 
+/// Why a program could not be started, as torpord is told.
+pub(super) fn start_code(why: StartFailure) -> Code {
+    match why {
+        StartFailure::NotFound => Code::CommandNotFound,
+        StartFailure::NotExecutable => Code::CommandNotExecutable,
+        StartFailure::Refused => Code::InvalidRequest,
+    }
+}
+
 impl Shim {
     pub(super) fn on_signals(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
@@ -88,6 +97,7 @@ impl Shim {
         ids.extend(w.secrets.drain(..));
         ids.extend(std::mem::take(&mut w.probes).into_values());
         ids.extend(std::mem::take(&mut self.programs).into_values().filter_map(|p| p.connection));
+        ids.extend(self.end_streams());
         for id in ids {
             self.answer(id, &failed);
         }
@@ -105,19 +115,31 @@ impl Shim {
 
     fn on_event(&mut self, sequence: u64, event: Event) {
         match event {
-            Event::Hello { launched, .. } if launched => self.main_started(),
-            Event::Hello { .. } => {}
+            Event::Hello { version, launched, .. } => {
+                if launched {
+                    self.main_started();
+                }
+                self.learn_version(version);
+            }
             Event::Started { process } if process == MAIN => self.main_started(),
             Event::Started { .. } => {}
             Event::StartFailed { process, why, message } => self.start_failed(process, why, message),
-            Event::Output { process: MAIN, stream, data } => self.log.write(sequence, stream, &data),
+            Event::Output { process: MAIN, stream, data } => {
+                self.main_said(stream, &data);
+                self.log.write(sequence, stream, &data);
+            }
             Event::Output { process, stream, data } => self.program_said(process, stream, &data),
             Event::Exited { process: MAIN, code, signal } => {
+                self.main_ended(code, signal);
                 if self.exit.is_none() {
                     self.end(ExitRecord { code, signal, at: Some(jiff::Timestamp::now()), ..ExitRecord::default() });
                 }
             }
             Event::Exited { process, code, signal } => self.program_ended(process, code, signal),
+            Event::Terminal(news) => self.on_terminal(news),
+            Event::TerminalOutput { number, place, data } => self.terminal_said(number, place, &data),
+            Event::InputTaken { process, bytes } => self.input_taken(process, bytes),
+            Event::Processes { id, processes } => self.answer_asked(id, &Answer::Processes(processes)),
             Event::Quiesced => {
                 for id in std::mem::take(&mut self.waiting.quiesce) {
                     self.answer(id, &Answer::Done);
@@ -162,11 +184,7 @@ impl Shim {
     }
 
     fn start_failed(&mut self, process: u64, why: StartFailure, message: String) {
-        let code = match why {
-            StartFailure::NotFound => Code::CommandNotFound,
-            StartFailure::NotExecutable => Code::CommandNotExecutable,
-            StartFailure::Refused => Code::InvalidRequest,
-        };
+        let code = start_code(why);
         let ids = if process == MAIN {
             std::mem::take(&mut self.waiting.launch)
         } else {

@@ -15,6 +15,7 @@ mod log;
 mod log_state;
 mod sandbox;
 mod session;
+mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,13 +29,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::channel::Request;
-use crate::channel::control::{Answer, ExitRecord};
+use crate::channel::control::{Answer, ExitRecord, MOST_CONNECTIONS};
 use connection::Connection;
 use console::Console;
 use creating::Creating;
 use log::Log;
 use sandbox::Sandbox;
 use session::Session;
+use streams::Streams;
 
 /// How long the pod is held after its command has ended, for torpord to save its root.
 const HOLD: Duration = Duration::from_secs(60);
@@ -42,8 +44,6 @@ const HOLD: Duration = Duration::from_secs(60);
 const HOLD_UNWATCHED: Duration = Duration::from_secs(5);
 /// How long init's word is waited for after a program was killed because its time was over.
 const GIVE_UP: Duration = Duration::from_secs(5);
-/// Connections at once; more wait to be accepted.
-const MOST_CONNECTIONS: usize = 64;
 
 /// What a shim is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,8 @@ struct Running {
     /// Bytes of each stream that may still be passed on.
     room: [usize; 2],
     truncated: bool,
+    /// Whether it says only what its reader has room for.
+    counted: bool,
 }
 
 impl Running {
@@ -131,6 +133,7 @@ struct Shim {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     waiting: Waiting,
+    streams: Streams,
     programs: BTreeMap<u64, Running>,
     next_number: u64,
     launched: bool,
@@ -168,6 +171,7 @@ pub fn run(arguments: Arguments, ready: impl FnOnce()) -> std::io::Result<()> {
         connections: BTreeMap::new(),
         next_connection: 1,
         waiting: Waiting::default(),
+        streams: Streams::default(),
         programs: BTreeMap::new(),
         next_number: number | 1,
         launched: false,
@@ -269,7 +273,7 @@ impl Shim {
         let backed_up = self.session.is_backed_up();
         for (id, c) in &self.connections {
             // Input for a program that does not take it waits with its sender; all other questions are heard.
-            let feeds = backed_up && self.programs.values().any(|p| p.connection == Some(*id));
+            let feeds = backed_up && self.target(*id).is_some();
             let mut events = PollFlags::empty();
             events.set(PollFlags::POLLIN, !feeds);
             events.set(PollFlags::POLLOUT, c.wants_to_write());
@@ -342,9 +346,7 @@ impl Shim {
             self.connections.remove(&id);
             self.waiting.end.retain(|w| *w != id);
             self.waiting.probes.retain(|_, w| *w != id);
-            for p in self.programs.values_mut().filter(|p| p.connection == Some(id)) {
-                p.connection = None; // the program goes on, as docker's do
-            }
+            self.leave_streams(id);
         }
     }
 }

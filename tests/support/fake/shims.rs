@@ -7,9 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use torpor::channel::control::{ExitRecord, ShimStatus};
 use torpor::channel::secrets::SecretFiles;
+use torpor::channel::stream::StreamAsk;
+use torpor::channel::terminal::{ProcessInfo, TerminalEnd, TerminalInfo};
 use torpor::channel::{Exec, Identity, Launch, Probe};
 use torpor::host::command::EngineCommand;
-use torpor::host::shim::{ExecOutput, Shim, ShimPlan, Shims};
+use torpor::host::shim::{ExecOutput, Shim, ShimPlan, ShimStream, Shims};
 use torpor::model::{Code, Error, Result};
 
 use super::kernel::{Kernel, Sandbox, ShimProcess, State};
@@ -231,6 +233,23 @@ impl Shim for FakeShim {
             })
         };
         self.life.effect("exec", run).await
+    }
+
+    // Its init has no terminals: what they do is tried with the real one.
+    async fn open(&self, _what: &StreamAsk) -> Result<ShimStream> {
+        Err(Error::new(Code::Unsupported, "the host in memory has no terminals"))
+    }
+
+    async fn terminals(&self) -> Result<Vec<TerminalInfo>> {
+        self.life.kernel.change(|s| sandbox(s, &self.name, &self.dir).map(|_| Vec::new()))
+    }
+
+    async fn remove_terminal(&self, id: &str) -> Result<Option<TerminalEnd>> {
+        Err(Error::new(Code::NotFound, format!("there is no terminal {id}")))
+    }
+
+    async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        self.life.kernel.change(|s| sandbox(s, &self.name, &self.dir).map(|_| Vec::new()))
     }
 
     async fn signal(&self, signal: i32) -> Result<()> {

@@ -1,0 +1,134 @@
+//! `attach`, `exec` and `terminal`.
+
+use std::io::IsTerminal;
+
+use clap::{Args, Subcommand};
+
+use super::args::Exec;
+use super::follow::{Ended, Follow};
+use super::output::{self, Failure};
+use super::run::variables;
+use super::terminal;
+use crate::api::client::{Client, ClientError};
+use crate::api::terminal::ExecStart;
+
+/// What may be typed after `attach`.
+#[derive(Debug, Args)]
+pub(super) struct Attach {
+    /// Another terminal than that of the pod's command
+    #[arg(long, value_name = "ID")]
+    terminal: Option<String>,
+    /// Only look
+    #[arg(long)]
+    no_stdin: bool,
+    pod: String,
+}
+
+/// What may be typed after `terminal`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Terminals {
+    /// List a pod's terminals
+    Ls { pod: String },
+    /// Hang terminals up
+    Rm {
+        pod: String,
+        #[arg(required = true)]
+        terminals: Vec<String>,
+    },
+}
+
+/// Parameters that say how large the caller's terminal is, if there is one.
+pub(super) fn size() -> Vec<(&'static str, String)> {
+    let both = |(cols, rows): (u16, u16)| vec![("cols", cols.to_string()), ("rows", rows.to_string())];
+    terminal::size().map(both).unwrap_or_default()
+}
+
+/// As docker: a terminal in a pod needs one here, if input is to go there.
+pub(super) fn require_terminal(interactive: bool, tty: bool) -> Result<(), Failure> {
+    if interactive && tty && !std::io::stdin().is_terminal() {
+        return Err(Failure::Own("standard input is no terminal: leave out -t, or call this from a terminal".into()));
+    }
+    Ok(())
+}
+
+/// `torpor exec`.
+pub(super) async fn exec(client: &Client, exec: &Exec) -> Result<u8, Failure> {
+    require_terminal(exec.interactive, exec.tty)?;
+    let (cols, rows) = terminal::size().filter(|_| exec.tty).unzip();
+    let start = ExecStart {
+        command: exec.command.clone(),
+        env: variables(&exec.env),
+        working_dir: exec.workdir.clone(),
+        user: exec.user.clone(),
+        stdin: exec.interactive,
+        tty: exec.tty,
+        cols,
+        rows,
+        timeout_ms: exec.timeout.map(|s| s.saturating_mul(1000)),
+    };
+    let socket = client.exec_socket(&exec.pod, &start).await?;
+    let (stdin, tty) = (exec.interactive, exec.tty);
+    let follow = Follow { client, pod: &exec.pod, stdin, tty, signals: true, numbered: true };
+    Ok(follow.run(socket).await?.code())
+}
+
+/// `torpor attach`.
+pub(super) async fn attach(client: &Client, args: &Attach) -> Result<u8, Failure> {
+    let pod = client.inspect(&args.pod).await?;
+    let stdin = !args.no_stdin && (pod.stdin || pod.tty || args.terminal.is_some());
+    if let Some(id) = &args.terminal {
+        let mut parameters = size();
+        parameters.extend([("id", id.clone()), ("create", "false".into())]);
+        let socket = client.terminal(&pod.id, &parameters).await?;
+        let follow = Follow { client, pod: &pod.id, stdin, tty: true, signals: false, numbered: false };
+        return Ok(follow.run(socket).await?.code());
+    }
+    Ok(to_command(client, &pod.id, stdin, pod.tty).await?.code())
+}
+
+/// Follows a pod's command.
+pub(super) async fn to_command(client: &Client, pod: &str, stdin: bool, tty: bool) -> Result<Ended, Failure> {
+    let mut parameters = if tty { size() } else { Vec::new() };
+    parameters.push(("stdin", stdin.to_string()));
+    let socket = client.attach(pod, &parameters).await?;
+    Follow { client, pod, stdin, tty, signals: true, numbered: true }.run(socket).await
+}
+
+/// `torpor terminal`.
+pub(super) async fn terminals(client: &Client, command: &Terminals, json: bool) -> Result<u8, Failure> {
+    match command {
+        Terminals::Ls { pod } => {
+            let all = client.terminals(pod).await?;
+            if json {
+                output::json(&all);
+                return Ok(0);
+            }
+            let rows: Vec<Vec<String>> = all
+                .iter()
+                .map(|t| {
+                    let state = t.exit_code.map_or_else(|| "running".into(), |c| format!("ended ({c})"));
+                    let size = format!("{}x{}", t.cols, t.rows);
+                    vec![t.id.clone(), state, size, t.viewers.to_string(), t.command.join(" ")]
+                })
+                .collect();
+            output::table(&["TERMINAL", "STATE", "SIZE", "VIEWERS", "COMMAND"], &rows);
+        }
+        Terminals::Rm { pod, terminals } => {
+            let mut code = 0;
+            for id in terminals {
+                match client.remove_terminal(pod, id).await {
+                    Ok(was) if json => output::json(&was),
+                    Ok(_) => println!("{id}"),
+                    Err(e) => code = output::fail(&Failure::from(e), false),
+                }
+            }
+            return Ok(code);
+        }
+    }
+    Ok(0)
+}
+
+/// Whether a pod's command was not there any more when it was to be followed.
+pub(super) fn is_over(failure: &Failure) -> bool {
+    matches!(failure, Failure::Client(ClientError::Refused(p)) if p.code == "wrong_state")
+}
