@@ -1,14 +1,17 @@
 """What is measured: one function for each row. All times end at the first right HTTP byte, or when the object can be read and
 the process is gone."""
+import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 from harness import Row, interleave, milliseconds
 from podman import Podman
 from torpord import Torpord
+from websocket import WebSocket
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -251,6 +254,78 @@ class Bench:
         self.raw.delete(raw)
         return row
 
+    def a3_socket(self, times):
+        """The same by WebSocket, each on a connection of its own, from before it is opened to the exit code."""
+        pod = self.pod()
+        raw = self.raw_holding(1)
+
+        def ours():
+            begun = time.monotonic()
+            exec = WebSocket(self.daemon.socket, f"/v1/pods/{pod['id']}/exec")
+            exec.say({"command": ["true"]})
+            last = None
+            while True:
+                kind, data = exec.next()
+                if kind == 8:
+                    break
+                last = data
+            took = milliseconds(begun)
+            exec.close()
+            assert json.loads(last) == {"type": "exit", "exitCode": 0, "timedOut": False}, last
+            return took
+
+        def theirs():
+            begun = time.monotonic()
+            self.raw.do(raw, "exec", raw, "true")
+            return milliseconds(begun)
+
+        row = interleave(Row("A3w", 0.3, "exec of true by WebSocket, against runsc exec"), ours, theirs, times * 3)
+        self.daemon.remove(pod["id"])
+        self.raw.delete(raw)
+        return row
+
+    def v1(self, _times):
+        """200 viewers of one terminal that says 2 MB, and one more that reads nothing: every byte arrives, and memory stays."""
+        row = Row("V1", 1.5, "memory of torpord (KiB): 200 viewers have been shown 2 MB of a terminal, against one")
+        wanted = b"".join(b"%d\r\n" % n for n in range(1, 300001))
+        script = "/terminal?id=v&command=sh&command=-c&command=stty+-echo;+echo+ready;+read+x;+seq+1+300000"
+
+        def shown(viewers):
+            pod = self.pod()
+            url = f"/v1/pods/{pod['id']}"
+            viewers = [WebSocket(self.daemon.socket, url + script) for _ in range(viewers)]
+            idle = WebSocket(self.daemon.socket, url + "/terminal?id=v")
+
+            def read(viewer, had):
+                while True:
+                    kind, data = viewer.next()
+                    if kind == 2:
+                        had += data
+                    elif kind == 8:
+                        return
+                    else:
+                        assert b"missed" not in data, data
+
+            hads = [bytearray() for _ in viewers]
+            threads = [threading.Thread(target=read, args=pair) for pair in zip(viewers, hads)]
+            for t in threads:
+                t.start()
+            while any(b"ready" not in had for had in hads):
+                time.sleep(0.01)
+            viewers[0].send(b"\n")
+            for t in threads:
+                t.join()
+            assert all(had.endswith(wanted) for had in hads), "a viewer misses something"
+            memory = self.daemon.memory()
+            for viewer in [*viewers, idle]:
+                viewer.close()
+            self.daemon.remove(pod["id"])
+            return memory
+
+        row.theirs.append(shown(1))
+        row.ours.append(shown(200))
+        return row
+
     def n1(self, _times):
         """Measured inside the driver: there is no call that makes a network alone."""
         row = Row("N1", 0.2, "a pod's network and forward, against nine ip and iptables commands")
@@ -262,4 +337,4 @@ class Bench:
 
 
 ROWS = {"L1": (Bench.l1, 15), "L2": (Bench.l2, 15), "L5": (Bench.l5, 11), "L6": (Bench.l6, 7), "L7": (Bench.l7, 7), "L12": (Bench.l12, 1),
-        "N1": (Bench.n1, 15), "A3": (Bench.a3, 15)}
+        "N1": (Bench.n1, 15), "A3": (Bench.a3, 15), "A3w": (Bench.a3_socket, 15), "V1": (Bench.v1, 1)}

@@ -71,11 +71,15 @@ class Torpord:
     def remove(self, name):
         self.call("DELETE", f"/v1/pods/{name}?force=true")
 
-    def peak_memory(self):
+    def memory(self, of="VmRSS"):
+        """KiB."""
         for line in open(f"/proc/{self.process.pid}/status"):
-            if line.startswith("VmHWM"):
+            if line.startswith(of):
                 return int(line.split()[1])
         return 0
+
+    def peak_memory(self):
+        return self.memory("VmHWM")
 
     def close(self):
         for pod in self.call("GET", "/v1/pods"):
