@@ -125,6 +125,7 @@ fn launch(command: &str) -> Launch {
         hostname: "conformance".into(),
         hosts: String::new(),
         resolv_conf: String::new(),
+        ..Launch::default()
     }
 }
 

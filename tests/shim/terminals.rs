@@ -58,11 +58,11 @@ async fn a_terminal_outlives_who_looks_and_the_shim() {
     }
     let mut pod = Pod::new().await;
     pod.launch("exec sleep 1000").await;
-    let size = Some(WindowSize { cols: 90, rows: 30 });
+    let size = WindowSize { cols: 90, rows: 30 };
     let exec = Exec { command: vec!["bash".into(), "--norc".into()], ..Exec::default() };
-    let create = Some(NewTerminal { exec, size, timeout_ms: None });
+    let create = Some(NewTerminal { exec, size: Some(size), timeout_ms: None });
     let mut s = open(&pod, OpenTerminal { id: "work".into(), create, ..OpenTerminal::default() }).await;
-    assert!(s.opened.created && s.opened.size == size.unwrap());
+    assert!(s.opened.created && s.opened.size == size);
     s.writer.input(b"tty; stty size; who=ann; echo $TERM-$((40+2))\n").await.unwrap();
     let (text, _) = read(&mut s, "xterm-42").await;
     assert!(text.contains("/dev/pts/") && text.contains("30 90"), "{text}");
