@@ -5,3 +5,4 @@ pub mod db;
 pub mod dirs;
 pub mod http;
 pub mod run;
+mod watchdog;

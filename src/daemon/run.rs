@@ -86,6 +86,7 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     tokio::spawn(Arc::clone(&core).sweep_store());
     tokio::spawn(Arc::clone(&core).save_again());
     tokio::spawn(Arc::clone(&core).drop_orphaned_images());
+    tokio::spawn(super::watchdog::give_word(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).end_expired_tokens());
     let reload = tokio::sync::watch::Sender::new(());
     let mut served = tokio::task::JoinSet::new();
