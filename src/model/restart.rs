@@ -125,6 +125,12 @@ impl Restarts {
         Some(Duration::from_millis(self.pause_ms.saturating_mul(2)).min(LONGEST_PAUSE))
     }
 
+    /// How long it still is until `at`: never longer than the pause was meant to be, wherever the clock was set to meanwhile.
+    pub fn left(&self, now: Timestamp) -> Duration {
+        let left = self.at.and_then(|at| Duration::try_from(at.duration_since(now)).ok()).unwrap_or_default();
+        left.min(Duration::from_millis(self.pause_ms))
+    }
+
     /// As [`Restarts::pause`], recorded: when it is started again.
     pub fn plan(&mut self, policy: RestartPolicy, code: i32, ran: Duration, now: Timestamp) {
         let pause = self.pause(policy, code, ran);
@@ -136,6 +142,16 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_pause_longer() {
+        let (mut r, now) = (Restarts::default(), Timestamp::now());
+        r.plan(RestartPolicy::Always, 1, Duration::ZERO, now);
+        assert_eq!(r.left(now), FIRST_PAUSE);
+        let years = jiff::SignedDuration::from_hours(10 * 365 * 24);
+        assert_eq!(r.left(now - years), FIRST_PAUSE);
+        assert_eq!(r.left(now + years), Duration::ZERO);
+    }
 
     #[test]
     fn policies_are_written_as_docker_does() {

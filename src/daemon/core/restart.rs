@@ -28,9 +28,8 @@ impl Core {
     pub(super) fn restart_when_due(self: &Arc<Self>, record: &PodRecord) {
         let (Some(at), PodState::Stopped) = (record.restarts.at, record.state) else { return };
         let Some(pod) = self.pod(&record.id) else { return };
-        let core = Arc::clone(self);
+        let (core, left) = (Arc::clone(self), record.restarts.left(Timestamp::now()));
         tokio::spawn(async move {
-            let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
             let mut watch = pod.watch();
             tokio::select! {
                 () = tokio::time::sleep(left) => {}
