@@ -6,6 +6,7 @@
 mod s3;
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -152,9 +153,12 @@ async fn suite(url: &str) {
     let orphan = SnapshotId::random().unwrap();
     checkpoint(&work.path().join("b"), 4096);
     SnapshotUpload::begin(&s, &orphan, &work.path().join("b"), Progress::default()).unwrap().finish().await.unwrap();
-    assert_eq!(s.sweep(Duration::from_secs(3600)).await.unwrap(), 0);
     tokio::time::sleep(Duration::from_millis(2100)).await; // object stores tell whole seconds
-    assert_eq!(s.sweep(Duration::ZERO).await.unwrap(), 1);
+    // One that is old by the clock alone stays: somebody may have set that.
+    let first = s.sweep(Duration::ZERO, &BTreeSet::new()).await.unwrap();
+    assert_eq!((first.removed, first.unnamed.len()), (0, 1));
+    assert_eq!(s.sweep(Duration::from_secs(3600), &first.unnamed).await.unwrap().removed, 0);
+    assert_eq!(s.sweep(Duration::ZERO, &first.unnamed).await.unwrap().removed, 1);
     std::fs::remove_dir_all(&out).unwrap();
     other.fetch_snapshot(&read, &out, &Progress::default()).await.unwrap();
     // Layers.
@@ -173,6 +177,52 @@ async fn suite(url: &str) {
     }
     assert_eq!(s.manifest(&saved.id).await.unwrap_err().code(), Code::NotFound);
     assert!(s.list().await.unwrap().is_empty());
+}
+
+/// One host saves, removes and reads while others sweep all the time, one of which takes all for old that is older than a second.
+async fn race(url: &str, rounds: u8) {
+    let work = tempfile::tempdir().unwrap();
+    let from = work.path().join("from");
+    checkpoint(&from, 6 << 20);
+    let s = store(url);
+    let kept = save(&s, &from).await.unwrap();
+    let end = tokio_util::sync::CancellationToken::new();
+    let sweeps = [Duration::from_secs(3600), Duration::from_secs(1)].map(|grace| {
+        let (other, end) = (store(url), end.clone());
+        tokio::spawn(async move {
+            // A pack is written soon: what two sweeps see, half a second apart, is nobody's.
+            let (mut unnamed, mut sweeps) = (BTreeSet::new(), 0_u32);
+            while !end.is_cancelled() {
+                unnamed = other.sweep(grace, &unnamed).await.unwrap().unnamed;
+                sweeps += 1;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            sweeps
+        })
+    });
+    for round in 0..rounds {
+        let saved = save(&s, &from).await.unwrap();
+        for (which, manifest) in [("kept", &kept), ("saved", &saved)] {
+            let out = work.path().join("out");
+            let fetched = s.fetch_snapshot(manifest, &out, &Progress::default()).await;
+            assert!(fetched.is_ok(), "round {round}, {which}: {}", fetched.unwrap_err().report());
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+        s.delete(&saved.id).await.unwrap();
+    }
+    end.cancel();
+    for sweep in sweeps {
+        assert!(sweep.await.unwrap() > 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sweeps_that_race_with_saves_remove_nothing_that_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    race(&format!("file://{}", dir.path().display()), 25).await;
+    let Some(server) = s3::Server::start() else { return };
+    server.set_environment();
+    race("s3://bucket/race", 25).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -235,14 +235,19 @@ impl Core {
     /// Removes, again and again, what crashes have left in the store, until the daemon ends.
     pub async fn sweep_store(self: Arc<Self>) {
         let mut pause = FIRST_SWEEP;
+        let mut unnamed = std::collections::BTreeSet::new();
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => pause = SWEEPS,
             }
-            match self.host.store.sweep(SWEEP_GRACE).await {
-                Ok(0) => {}
-                Ok(packs) => tracing::info!(packs, "removed packs that no snapshot names"),
+            match self.host.store.sweep(SWEEP_GRACE, &unnamed).await {
+                Ok(swept) => {
+                    if swept.removed > 0 {
+                        tracing::info!(packs = swept.removed, "removed packs that no snapshot names");
+                    }
+                    unnamed = swept.unnamed;
+                }
                 Err(e) => tracing::warn!(error = %e.report(), "sweep the store"),
             }
         }

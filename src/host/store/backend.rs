@@ -108,6 +108,6 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
 fn local(path: &Path) -> Result<LocalFileSystem> {
     let store = LocalFileSystem::new_with_prefix(path)
         .attempt(Code::InvalidRequest, || format!("open store {}", path.display()))?;
-    // What was acknowledged survives a power loss.
-    Ok(store.with_automatic_cleanup(true).with_fsync(true))
+    // What was acknowledged survives a power loss. Empty directories are removed by `staged`, which knows whose they are.
+    Ok(store.with_automatic_cleanup(false).with_fsync(true))
 }

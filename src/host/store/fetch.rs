@@ -32,9 +32,10 @@ impl Store {
         for file in &manifest.files {
             let path = dir.join(&file.name);
             let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-            let made = made.attempt(Code::Internal, || format!("make {}", path.display()))?;
+            let refused = |e| files::disk_error(e, Code::Internal, format!("make {}", path.display()));
+            let made = made.map_err(refused)?;
             // Runs of zeros are left as holes.
-            made.set_len(file.length).attempt(Code::Exhausted, || format!("make {}", path.display()))?;
+            made.set_len(file.length).map_err(refused)?;
             open.push(made);
         }
         let open = Arc::new(open);
@@ -85,7 +86,8 @@ impl Store {
                     return Err(damaged("its digest is another"));
                 }
                 let file = open.get(*n).ok_or_else(|| Error::internal("a read of no file"))?;
-                file.write_all_at(&run, *at).attempt(Code::Exhausted, || "write a checkpoint's file".into())?;
+                file.write_all_at(&run, *at)
+                    .map_err(|e| files::disk_error(e, Code::Internal, "write a checkpoint's file"))?;
                 sum += extent.length;
             }
             Ok(sum)

@@ -19,6 +19,7 @@ mod fetch;
 mod staged;
 mod upload;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,8 @@ const MANIFEST: u64 = 64 << 20;
 const NAMES: usize = 64 << 20;
 /// For one small object.
 const SMALL: Duration = Duration::from_secs(20);
+/// So much that nothing names is remembered from one sweep to the next; what is beyond has its turn later.
+const MOST_UNNAMED: usize = 100_000;
 /// Bytes of one part of a large object.
 const PART: usize = 6 << 20;
 
@@ -421,24 +424,32 @@ impl Store {
         if let Some(root) = staged::directory(&self.shown) {
             // Its upload has ended, one way or the other.
             for part in ["packs", "snapshots"] {
-                staged::remove(root.join("v1").join(part).join(id.as_str()), Duration::ZERO).await?;
+                staged::clear(root.join("v1").join(part).join(id.as_str())).await?;
             }
         }
         Ok(())
     }
 
-    /// Removes packs older than `grace` that no manifest names. Stops, removing nothing, at any manifest that it can't
-    /// read: such a one may name packs of others.
+    /// Removes packs older than `grace` that no manifest names, and that none named at the sweep before: `seen` is what that
+    /// one gave. A clock that was set, here or on another host, makes no pack old whose manifest is still to come. Stops,
+    /// removing nothing, at any manifest that it can't read: such a one may name packs of others.
     ///
     /// # Errors
     /// The store can't be asked, or holds a manifest that is not understood.
-    pub async fn sweep(&self, grace: Duration) -> Result<u64> {
-        let mut used = std::collections::BTreeSet::new();
+    pub async fn sweep(&self, grace: Duration, seen: &BTreeSet<String>) -> Result<Swept> {
+        let (mut used, mut leaving) = (BTreeSet::new(), BTreeSet::new());
         for key in self.keys("v1/snapshots").await? {
             let Some(id) = key.split('/').nth(2).and_then(|i| i.parse::<SnapshotId>().ok()) else {
                 return Err(Error::new(Code::Incompatible, "the store holds what this torpord does not know"));
             };
-            let manifest = self.manifest(&id).await?;
+            let manifest = match self.manifest(&id).await {
+                // Removed since it was listed, and its packs are just being so; or the store is wrong.
+                Err(e) if e.code() == Code::NotFound => {
+                    leaving.insert(id.to_string());
+                    continue;
+                }
+                other => other?,
+            };
             used.extend(manifest.files.iter().flat_map(|f| f.extents.iter().map(|e| e.pack.clone())));
         }
         let now = jiff::Timestamp::now().as_second();
@@ -447,18 +458,37 @@ impl Store {
         };
         let below = Key::from("v1/packs");
         let mut packs = self.objects.list(Some(&below));
-        let mut removed = 0;
+        let mut swept = Swept::default();
+        let kept = |key: &str| used.contains(key) || key.split('/').nth(2).is_some_and(|id| leaving.contains(id));
         while let Some(meta) = self.bounded("list the packs", 3 * SMALL, packs.try_next()).await? {
-            if !used.contains(meta.location.as_ref()) && old(&meta) {
-                self.bounded("remove a pack", SMALL, self.objects.delete(&meta.location)).await?;
-                removed += 1;
+            if kept(meta.location.as_ref()) {
+                continue;
+            }
+            if old(&meta) && seen.contains(meta.location.as_ref()) {
+                match self.bounded("remove a pack", SMALL, self.objects.delete(&meta.location)).await {
+                    Err(e) if e.code() == Code::NotFound => {} // somebody else's sweep
+                    other => other.map(|()| swept.removed += 1)?,
+                }
+            } else if swept.unnamed.len() < MOST_UNNAMED {
+                swept.unnamed.insert(meta.location.to_string());
             }
         }
         if let Some(root) = staged::directory(&self.shown) {
-            removed += staged::remove(root.join("v1"), grace).await?;
+            let staged = staged::sweep(root, grace, seen.clone()).await?;
+            swept.removed += staged.removed;
+            swept.unnamed.extend(staged.unnamed);
         }
-        Ok(removed)
+        Ok(swept)
     }
+}
+
+/// What a sweep did and found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Objects that it removed.
+    pub removed: u64,
+    /// What it left that nothing names, for the next sweep.
+    pub unnamed: BTreeSet<String>,
 }
 
 /// What a list shows of a manifest.
