@@ -60,7 +60,7 @@ pub fn status(code: Code) -> u16 {
         | Code::CommandNotExecutable
         | Code::KeyReused => 422,
         Code::RateLimited => 429,
-        Code::Runtime | Code::Internal => 500,
+        Code::Runtime | Code::Internal | Code::DiskFailed => 500,
         Code::Unsupported => 501,
         Code::StoreUnavailable => 503,
         Code::Timeout => 504,
@@ -98,6 +98,7 @@ fn title(code: Code) -> &'static str {
         Code::OutcomeUnknown => "What became of the request is not known",
         Code::SecretsMissing => "Secrets are missing",
         Code::Exhausted => "Nothing left",
+        Code::DiskFailed => "The state directory's disk fails",
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 pub use directory::{pack_directory, pack_layers};
 pub use image::{Image, ImageLayer};
 
+use crate::host::files;
 use crate::host::unpack::member::{Kind, Members, Wrong};
 use crate::model::{Attempt, Code, Error, Result};
 
@@ -110,14 +111,10 @@ pub fn open(stream: Box<dyn Read + Send>, tmp: &Path, limit: u64) -> Result<Cont
     if !is_candidate {
         return Ok(Contents::Rootfs(Box::new(tar)));
     }
-    let mut plain = tempfile::tempfile_in(tmp).attempt(Code::Internal, || "make a file for the image".into())?;
+    let mut plain =
+        tempfile::tempfile_in(tmp).map_err(|e| files::disk_error(e, Code::Internal, "make a file for the image"))?;
     let copied = std::io::copy(&mut tar.take(limit.saturating_add(1)), &mut plain);
-    let copied = copied.map_err(|e| match e.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            Error::new(Code::Exhausted, "keep the image").because(e).hint("free space on the state directory's disk")
-        }
-        _ => Error::new(Code::BadArchive, what()).because(e),
-    })?;
+    let copied = copied.map_err(|e| files::disk_error(e, Code::BadArchive, "keep the image"))?;
     if copied > limit {
         return Err(Error::new(Code::TooLarge, format!("the image is larger than {limit} bytes")));
     }

@@ -16,12 +16,41 @@ pub use remove::remove_at;
 
 use crate::model::{Attempt, Code, Error, Result};
 
-fn code(e: &std::io::Error) -> Code {
-    if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) { Code::Exhausted } else { Code::Internal }
+/// What stands between the state directory and its disk, if that is why something failed: no room (or no more than a quota
+/// allows), or a disk that fails or can't be written.
+pub fn disk_code(e: &std::io::Error) -> Option<Code> {
+    match (e.kind(), e.raw_os_error()) {
+        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => Some(Code::Exhausted),
+        (ErrorKind::ReadOnlyFilesystem, _) | (_, Some(libc::EIO | libc::EUCLEAN)) => Some(Code::DiskFailed),
+        _ => None,
+    }
+}
+
+/// A failure on the state directory's disk, with what can be done about it; `otherwise`: the code of all that is not the
+/// disk's fault.
+pub fn disk_error(e: std::io::Error, otherwise: Code, what: impl Into<String>) -> Error {
+    let code = disk_code(&e);
+    let error = Error::new(code.unwrap_or(otherwise), what).because(e);
+    match code {
+        Some(code) => error.hint(disk_hint(code)),
+        None => error,
+    }
+}
+
+/// What can be done about a disk that has no room, or fails.
+pub fn disk_hint(code: Code) -> &'static str {
+    if code == Code::Exhausted {
+        "free space on the state directory's disk, or raise its quota; nothing was changed"
+    } else {
+        "the kernel's log (dmesg) says what is wrong with the state directory's disk; nothing was changed, and pods go on"
+    }
 }
 
 fn failed<T>(result: std::io::Result<T>, what: &str, path: &Path) -> Result<T> {
-    result.map_err(|e| Error::new(code(&e), format!("{what} {}", path.display())).because(e))
+    result.map_err(|e| {
+        let code = disk_code(&e).unwrap_or(Code::Internal);
+        Error::new(code, format!("{what} {}", path.display())).because(e)
+    })
 }
 
 /// Makes a directory; one that is there already is fine. Its parent must exist.
@@ -293,6 +322,26 @@ pub fn make_executable(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_without_room_and_one_that_fails_are_told_from_all_else() {
+        let code = |raw| disk_code(&std::io::Error::from_raw_os_error(raw));
+        for (raw, expected) in [
+            (libc::ENOSPC, Some(Code::Exhausted)),
+            (libc::EDQUOT, Some(Code::Exhausted)),
+            (libc::EIO, Some(Code::DiskFailed)),
+            (libc::EROFS, Some(Code::DiskFailed)),
+            (libc::EUCLEAN, Some(Code::DiskFailed)),
+            (libc::ENOENT, None),
+            (libc::ELOOP, None),
+        ] {
+            assert_eq!(code(raw), expected, "{raw}");
+        }
+        let e = disk_error(std::io::Error::from_raw_os_error(libc::EROFS), Code::BadArchive, "keep it");
+        assert!(
+            e.code() == Code::DiskFailed && e.hint_text().is_some_and(|h| h.contains("dmesg")) && e.is_of_the_disk()
+        );
+    }
 
     #[test]
     fn a_lock_that_is_given_back_soon_is_waited_for_and_one_that_is_kept_is_not() {

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 
+use crate::host::files::disk_code;
 use crate::model::{Attempt, Code, Error, Result};
 
 /// The attribute by which overlayfs knows a directory that hides what lies below it.
@@ -37,6 +38,8 @@ pub const EXIT_BAD: i32 = 3;
 pub const EXIT_LARGE: i32 = 4;
 /// Exit code: the disk is full.
 pub const EXIT_FULL: i32 = 5;
+/// Exit code: the disk fails.
+pub const EXIT_DISK: i32 = 6;
 
 /// What may come out of one tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,14 +73,13 @@ impl Stop {
         match self {
             Stop::Bad(_) => EXIT_BAD,
             Stop::Large(_) => EXIT_LARGE,
-            Stop::Io(_, e)
-                if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) =>
-            {
-                EXIT_FULL
-            }
             Stop::Host(..) => EXIT_HOST,
-            // What the kernel refuses of a stranger's archive is the archive's fault: too long a name, a loop of links.
-            Stop::Io(..) => EXIT_BAD,
+            Stop::Io(_, e) => match disk_code(e) {
+                Some(Code::Exhausted) => EXIT_FULL,
+                Some(_) => EXIT_DISK,
+                // What the kernel refuses of a stranger's archive is the archive's fault: too long a name, a loop of links.
+                None => EXIT_BAD,
+            },
         }
     }
     fn text(&self) -> String {

@@ -52,6 +52,8 @@ pub enum Code {
     SecretsMissing,
     /// No address, port, memory or disk is left.
     Exhausted,
+    /// The state directory's disk fails or can't be written.
+    DiskFailed,
     /// The object store does not answer or refuses.
     StoreUnavailable,
     /// The command was not found in the pod.
@@ -72,7 +74,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Code; 28] = [
+    pub const ALL: [Code; 29] = [
         Code::InvalidRequest,
         Code::Unauthorized,
         Code::Forbidden,
@@ -93,6 +95,7 @@ impl Code {
         Code::OutcomeUnknown,
         Code::SecretsMissing,
         Code::Exhausted,
+        Code::DiskFailed,
         Code::StoreUnavailable,
         Code::CommandNotFound,
         Code::CommandNotExecutable,
@@ -126,6 +129,7 @@ impl Code {
             Code::OutcomeUnknown => "outcome_unknown",
             Code::SecretsMissing => "secrets_missing",
             Code::Exhausted => "exhausted",
+            Code::DiskFailed => "disk_failed",
             Code::StoreUnavailable => "store_unavailable",
             Code::CommandNotFound => "command_not_found",
             Code::CommandNotExecutable => "command_not_executable",
@@ -200,6 +204,11 @@ impl Error {
     /// The stable code.
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// Whether it is for want of room, or for a disk that fails: what was asked for may work later as it is.
+    pub fn is_of_the_disk(&self) -> bool {
+        matches!(self.code, Code::Exhausted | Code::DiskFailed)
     }
 
     /// What the reader can do, if anything is known.

@@ -155,7 +155,7 @@ impl Core {
         let mut woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
         if let Err(e) = &woken
             && from.here()
-            && e.code() != Code::Exhausted
+            && !e.is_of_the_disk()
         {
             tracing::warn!(pod = %record.id, error = %e.report(), "wake: once more");
             woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
@@ -165,8 +165,8 @@ impl Core {
                 Ok(record) => Ok(record),
                 Err(e) => self.back_to_sleep(&turn, back, e).await,
             },
-            // Without its files, or without room, nothing was wrong with the sandbox: it sleeps on.
-            Err(e) if !from.here() || e.code() == Code::Exhausted => self.back_to_sleep(&turn, back, e).await,
+            // Without its files, or without a disk, nothing was wrong with the sandbox: it sleeps on.
+            Err(e) if !from.here() || e.is_of_the_disk() => self.back_to_sleep(&turn, back, e).await,
             Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
         }
     }

@@ -6,6 +6,7 @@
 pub mod requests;
 mod tokens;
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::host::files;
 use crate::model::{Attempt, Code, Error, Forward, ImageName, ImageRecord, PodId, PodRecord, Result};
 
 /// The schema that this torpord writes.
@@ -39,6 +41,7 @@ const MIGRATIONS: [&str; 3] = [SCHEMA_1, tokens::TABLE, requests::TABLE];
 #[derive(Clone)]
 pub struct Db {
     connection: Arc<Mutex<Connection>>,
+    dir: Arc<Path>,
     watch: Option<Arc<dyn Watch>>,
 }
 
@@ -71,7 +74,8 @@ impl Db {
                 .hint("move it aside and restore a backup; the snapshots in the store are whole without it"));
         }
         migrate(&mut connection).attempt(Code::Internal, what)?;
-        Ok(Db { connection: Arc::new(Mutex::new(connection)), watch: None })
+        let dir = path.parent().unwrap_or(Path::new("/")).into();
+        Ok(Db { connection: Arc::new(Mutex::new(connection)), dir, watch: None })
     }
 
     /// The same database, every transaction seen by `watch` first.
@@ -89,13 +93,15 @@ impl Db {
         if let Some(watch) = &self.watch {
             watch.before(what).await?;
         }
-        let connection = Arc::clone(&self.connection);
+        let (connection, dir) = (Arc::clone(&self.connection), Arc::clone(&self.dir));
         let ran = tokio::task::spawn_blocking(move || {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            let transaction = connection.transaction().map_err(|e| refused(what, e))?;
-            let value = work(&transaction)?;
-            transaction.commit().map_err(|e| refused(what, e))?;
-            Ok(value)
+            let done = connection.transaction().map_err(|e| refused(what, e)).and_then(|transaction| {
+                let value = work(&transaction)?;
+                transaction.commit().map_err(|e| refused(what, e))?;
+                Ok(value)
+            });
+            done.map_err(|e| if e.code() == Code::DiskFailed { no_room(e, &dir, what) } else { e })
         });
         ran.await.attempt(Code::Internal, || format!("{what} in the database"))?
     }
@@ -289,10 +295,33 @@ fn encode(record: &PodRecord) -> Result<String> {
 }
 
 fn refused(what: &str, e: rusqlite::Error) -> Error {
-    let full = matches!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
-    let code = if full { Code::Exhausted } else { Code::Internal };
-    let error = Error::new(code, format!("{what} in the database")).because(e);
-    if full { error.hint("free space on the state directory's file system; nothing was changed") } else { error }
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DiskFull, ReadOnly, SystemIoFailure};
+    let code = match e.sqlite_error_code() {
+        Some(DiskFull) => Some(Code::Exhausted),
+        Some(SystemIoFailure | ReadOnly | CannotOpen) => Some(Code::DiskFailed),
+        // The mutex keeps this process's own users apart.
+        Some(DatabaseBusy) => {
+            return Error::new(Code::InUse, format!("{what} in the database"))
+                .because(e)
+                .hint("another program has it open and locked; nothing was changed");
+        }
+        _ => None,
+    };
+    let error = Error::new(code.unwrap_or(Code::Internal), format!("{what} in the database")).because(e);
+    match code {
+        Some(code) => error.hint(files::disk_hint(code)),
+        None => error,
+    }
+}
+
+/// To SQLite a quota that is used up is a disk that fails: whether it is that, a file beside the database tells.
+fn no_room(e: Error, dir: &Path, what: &str) -> Error {
+    match tempfile::tempfile_in(dir).and_then(|mut f| f.write_all(&[1; 64 << 10]).and_then(|()| f.sync_all())) {
+        Err(why) if files::disk_code(&why) == Some(Code::Exhausted) => {
+            files::disk_error(why, Code::Internal, format!("{what} in the database"))
+        }
+        _ => e,
+    }
 }
 
 fn migrate(connection: &mut Connection) -> Result<()> {

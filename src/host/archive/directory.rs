@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use tar::{EntryType, Header};
 
+use crate::host::files;
 use crate::host::unpack::OPAQUE;
 use crate::model::{Attempt, Code, Error, Result};
 
@@ -62,10 +63,12 @@ fn pack(dirs: &[&Path], below: Option<&[&Path]>, out: File, most: u64, go_on: &d
     let stat = fstat(top).attempt(Code::InvalidRequest, what)?;
     let mut packer = Packer { builder, layers, device: stat.st_dev, inodes: BTreeMap::new(), go_on };
     let name = Path::new("./");
-    packer.entry(top, name, &stat, EntryType::Directory, Some(top), opaque).attempt(Code::InvalidRequest, what)?;
-    packer.directory(&Stack { dirs: tops, below }, Path::new(""), 0).attempt(Code::InvalidRequest, what)?;
-    let mut out = packer.builder.into_inner().attempt(Code::Internal, what)?;
-    out.flush().attempt(Code::Exhausted, what)
+    // What is packed goes to the state directory's disk.
+    let failed = |e| files::disk_error(e, Code::InvalidRequest, what());
+    packer.entry(top, name, &stat, EntryType::Directory, Some(top), opaque).map_err(failed)?;
+    packer.directory(&Stack { dirs: tops, below }, Path::new(""), 0).map_err(failed)?;
+    let mut out = packer.builder.into_inner().map_err(failed)?;
+    out.flush().map_err(failed)
 }
 
 /// One directory, topmost layer first.

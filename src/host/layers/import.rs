@@ -84,7 +84,8 @@ impl Layers {
     /// A tar in a file without a name, from its beginning, and how long it is.
     fn packed(&self, pack: impl FnOnce(File) -> Result<()>) -> Result<(File, u64)> {
         let what = || "keep what was packed".to_owned();
-        let mut file = tempfile::tempfile_in(self.state.join("tmp")).attempt(Code::Internal, what)?;
+        let made = tempfile::tempfile_in(self.state.join("tmp"));
+        let mut file = made.map_err(|e| files::disk_error(e, Code::Internal, what()))?;
         pack(file.try_clone().attempt(Code::Internal, what)?)?;
         let size = file.stream_position().attempt(Code::Internal, what)?;
         file.seek(SeekFrom::Start(0)).attempt(Code::Internal, what)?;

@@ -93,9 +93,7 @@ impl Drop for Scratch {
 }
 
 pub(super) fn write_failed(e: std::io::Error, what: &str) -> Error {
-    let full = matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-    let error = Error::new(if full { Code::Exhausted } else { Code::Internal }, what).because(e);
-    if full { error.hint("free space on the state directory's disk; nothing was imported") } else { error }
+    files::disk_error(e, Code::Internal, what)
 }
 
 /// The process that unpacks. What it says is not trusted.
@@ -146,8 +144,10 @@ impl Worker {
         let text = || format!("unpack the layer: {}", quote(&wrong, 400));
         match status.code() {
             Some(0) => unpack::finish(root, &said),
-            Some(unpack::EXIT_FULL) => Err(Error::new(Code::Exhausted, text())
-                .hint("free space on the state directory's disk; nothing was imported")),
+            Some(unpack::EXIT_FULL) => Err(Error::new(Code::Exhausted, text()).hint(files::disk_hint(Code::Exhausted))),
+            Some(unpack::EXIT_DISK) => {
+                Err(Error::new(Code::DiskFailed, text()).hint(files::disk_hint(Code::DiskFailed)))
+            }
             Some(unpack::EXIT_LARGE) => Err(Error::new(Code::TooLarge, text())),
             Some(unpack::EXIT_BAD) => Err(Error::new(Code::BadArchive, text()).hint("nothing of it was imported")),
             _ => Err(Error::internal(format!("the process that unpacks ended ({status}): {}", quote(&wrong, 400)))),
