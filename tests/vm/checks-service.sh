@@ -1,7 +1,9 @@
 # Sourced by scripts/test-vm: the units. Checks are run in the order in which they stand here.
 
 install_torpor() {
-    inside 'scripts/install --from bin --runsc runsc --enable'
+    # An emulated processor takes its time.
+    inside 'mkdir -p /etc/torpor; echo "freeze-limit-seconds = 600" >/etc/torpor/torpor.toml
+    scripts/install --from bin --runsc runsc --enable'
     inside 'torpor image import box box.tar >/dev/null'
 }
 
@@ -28,8 +30,25 @@ check_first_call_starts_the_daemon() {
 check_readiness_is_real() {
     inside '
     # Recovery is over when systemd says that the service has started: a database that is locked holds both up.
+    web ended
+    box=$(sandbox ended)
     systemctl stop torpord.service
-    systemctl show -p Type,NotifyAccess torpord.service | grep -qx Type=notify
+    kill -9 "$box"
+    lock_database /var/lib/torpor "PRAGMA locking_mode = EXCLUSIVE"
+    systemctl start --no-block torpord.service
+    within 20 sh -c "[ \"\$(systemctl show -p MainPID --value torpord)\" != 0 ]"
+    if curl -fsS --max-time 3 --unix-socket /run/torpor/torpor.sock http://torpor/health 2>/dev/null; then
+        fail "it answers while its database is locked"
+    fi
+    is "$(systemctl is-active torpord.service || true)" activating "the service while its database is locked"
+    kill $locker
+    within 60 sh -c "[ \"\$(systemctl is-active torpord)\" = active ]"
+    # From that moment: an answer at once, and what happened meanwhile is known.
+    is "$(curl -fsS --max-time 2 --unix-socket /run/torpor/torpor.sock http://torpor/v1/pods/ended | jq -r .state)" stopped \
+        "the pod whose sandbox ended meanwhile"
+    gone ended
+    # What it can not do without is missing: it does not say that it is ready, and nor does systemd.
+    systemctl stop torpord.service
     mv /usr/local/lib/torpor/torpor-init /usr/local/lib/torpor/away
     if timeout 60 systemctl start torpord.service 2>/dev/null; then fail "it says that it is ready, and is not"; fi
     mv /usr/local/lib/torpor/away /usr/local/lib/torpor/torpor-init
@@ -77,5 +96,22 @@ check_reload_of_systemd_leaves_limits() {
     living 'max=$(cat "$(cgroup live)/cpu.max")
     systemctl daemon-reload; systemctl daemon-reexec; systemctl restart torpord.service; systemctl daemon-reload
     is "$(cat "$(cgroup live)/cpu.max")" "$max" cpu.max'
+}
+check_watchdog_restarts_what_stands_still() {
+    inside '
+    mkdir -p /run/systemd/system/torpord.service.d
+    printf "[Service]\nWatchdogSec=6\n" >/run/systemd/system/torpord.service.d/short.conf
+    systemctl daemon-reload
+    '
+    living 'systemctl restart torpord.service
+    pid=$(main_pid)
+    # Its own time is enough for it, as long as it lives.
+    sleep 8
+    is "$(main_pid)" "$pid" "a torpord that works"
+    kill -STOP $pid
+    is "$(curl -fsS --max-time 20 http://10.0.2.15:$at/x)" /x "the pod while torpord stands still"
+    within 30 sh -c "systemctl show -p MainPID --value torpord | grep -qvx -e 0 -e $pid"
+    journalctl -b -u torpord.service -o cat | grep -q "Watchdog timeout" || fail "it was not the watchdog"'
+    inside 'rm -r /run/systemd/system/torpord.service.d; systemctl daemon-reload; systemctl restart torpord.service'
 }
 check_install_again_leaves_pods() { living 'scripts/install --from bin --enable; [ -x /usr/local/bin/runsc ]'; }

@@ -29,3 +29,17 @@ clean() {
     # shellcheck disable=SC2086 # a list of ids
     [ -z "$pods" ] || torpor rm -f $pods >/dev/null
 }
+# lock_database STATE [HOW]: another program keeps torpord's database locked, until `kill $locker`. HOW: what SQLite is told first.
+lock_database() {
+    : >/tmp/held
+    python3 -c '
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1] + "/torpor.db", isolation_level=None)
+connection.execute(sys.argv[2])
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+time.sleep(120)
+' "$1" "${2:-PRAGMA user_version}" >/tmp/held 2>&1 &
+    locker=$!
+    within 20 grep -q locked /tmp/held
+}
