@@ -11,9 +11,17 @@ const EACH: Duration = Duration::from_secs(6);
 /// Peers that are remembered.
 const PEERS: usize = 4096;
 
-/// Those who failed, each with the time at which all of it is forgiven.
+/// Those who failed.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<HashMap<IpAddr, Instant>>);
+pub(super) struct Failures(Mutex<HashMap<IpAddr, Owed>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    /// When all of it is forgiven.
+    until: Instant,
+    /// Whether it was too much once since there was nothing.
+    told: bool,
+}
 
 /// What one household has: an IPv6 customer has a /64 at least, and any address in it.
 pub(super) fn household(peer: IpAddr) -> IpAddr {
@@ -30,7 +38,7 @@ pub(super) enum Failed {
     Few,
     /// It is the first of too many: worth a line in the log.
     First(Duration),
-    /// There were too many already. It is not counted: who goes on asking is let in again all the same.
+    /// There were too many already. What is past the bound is not counted: who goes on asking is heard again all the same.
     Many(Duration),
 }
 
@@ -39,24 +47,27 @@ impl Failures {
     pub(super) fn note(&self, peer: IpAddr, now: Instant) -> Failed {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = household(peer);
-        let forgiven = table.get(&key).copied().unwrap_or(now).max(now);
-        let most = EACH * AT_ONCE;
-        let owed = forgiven - now;
-        if owed + EACH > most {
-            return Failed::Many(owed + EACH - most);
+        let before = table.get(&key).copied().filter(|o| o.until > now).unwrap_or(Owed { until: now, told: false });
+        let (most, owed) = (EACH * AT_ONCE, before.until - now + EACH);
+        if owed > most {
+            return Failed::Many(owed - most);
         }
         if table.len() >= PEERS && !table.contains_key(&key) {
-            table.retain(|_, f| *f > now);
+            table.retain(|_, o| o.until > now);
             // All of them are at it now: the one who is nearest to being forgiven is forgotten.
             if table.len() >= PEERS
-                && let Some(first) = table.iter().min_by_key(|(_, f)| **f).map(|(k, _)| *k)
+                && let Some(first) = table.iter().min_by_key(|(_, o)| o.until).map(|(k, _)| *k)
             {
                 table.remove(&first);
             }
         }
-        table.insert(key, forgiven + EACH);
-        let owed = owed + EACH;
-        if owed + EACH > most { Failed::First(owed + EACH - most) } else { Failed::Few }
+        let full = owed + EACH > most;
+        table.insert(key, Owed { until: now + owed, told: before.told || full });
+        match (full, before.told) {
+            (false, _) => Failed::Few,
+            (true, false) => Failed::First(owed + EACH - most),
+            (true, true) => Failed::Many(owed + EACH - most),
+        }
     }
 }
 
@@ -77,7 +88,7 @@ mod tests {
         assert_eq!(failures.note(peer(2), now), Failed::Few);
         // One more in so long, however often it was asked meanwhile.
         assert_eq!(failures.note(peer(1), now + EACH / 2), Failed::Many(EACH / 2));
-        assert_eq!(failures.note(peer(1), now + EACH), Failed::First(EACH));
+        assert_eq!(failures.note(peer(1), now + EACH), Failed::Many(EACH));
         assert_eq!(failures.note(peer(1), now + EACH * 20), Failed::Few);
     }
 
