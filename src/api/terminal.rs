@@ -112,7 +112,7 @@ pub enum SocketAsks {
         signal: String,
     },
     /// No more input: the program reads the end of its standard input. Not for terminals.
-    StdinEnd,
+    StdinEnd {},
 }
 
 /// A text frame from torpord.

@@ -155,7 +155,7 @@ impl Follow<'_> {
                 None => std::future::pending().await,
                 // A terminal has no end of input: who has no more just looks.
                 Some(Deed::Input(bytes)) if bytes.is_empty() && self.tty => Ok(()),
-                Some(Deed::Input(bytes)) if bytes.is_empty() => sender.ask(&SocketAsks::StdinEnd).await,
+                Some(Deed::Input(bytes)) if bytes.is_empty() => sender.ask(&SocketAsks::StdinEnd {}).await,
                 Some(Deed::Input(bytes)) => {
                     let (bytes, leave) = if caller.raw { caller.keys.take(&bytes) } else { (bytes, false) };
                     let framed = if numbered { [&[0], &*bytes].concat() } else { bytes.clone() };

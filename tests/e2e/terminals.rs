@@ -243,7 +243,7 @@ async fn a_program_is_followed_by_exec() {
     for _ in 0..40 {
         s.sender.send_bytes(vec![0; 100_001]).await.unwrap();
     }
-    s.sender.ask(&SocketAsks::StdinEnd).await.unwrap();
+    s.sender.ask(&SocketAsks::StdinEnd {}).await.unwrap();
     let (mut out, mut err, mut exit) = (Vec::new(), Vec::new(), None);
     while let Some(frame) = s.receiver.next().await.unwrap() {
         match frame {

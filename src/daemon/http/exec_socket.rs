@@ -228,8 +228,8 @@ async fn hear(
                 }
             }
             Message::Text(text) => match asks(&text)? {
-                SocketAsks::StdinEnd if stdin => drop(given.send(Given::End).await),
-                SocketAsks::StdinEnd => return Err(none().into()),
+                SocketAsks::StdinEnd {} if stdin => drop(given.send(Given::End).await),
+                SocketAsks::StdinEnd {} => return Err(none().into()),
                 SocketAsks::Signal { signal: name } => {
                     writer.lock().await.steer(Steer::Signal { signal: signal(&name)? }).await?;
                 }

@@ -222,7 +222,7 @@ pub(super) async fn show(
                     Message::Text(text) => match asks(&text)? {
                         SocketAsks::Resize { cols, rows } => hand.resize(size(cols, rows)?).await,
                         SocketAsks::Signal { signal: name } => hand.signal(signal(&name)?).await,
-                        SocketAsks::StdinEnd => {
+                        SocketAsks::StdinEnd {} => {
                             return Err(Over::Failed(
                                 Error::invalid("the input of a terminal has no end")
                                     .hint("send the character that stands for it, such as ctrl-d"),
@@ -271,7 +271,7 @@ mod tests {
     fn text_frames_are_known_or_refused() {
         let asks = |t: &'static str| asks(&Utf8Bytes::from_static(t));
         assert_eq!(asks(r#"{"type":"resize","cols":1,"rows":2}"#).unwrap(), SocketAsks::Resize { cols: 1, rows: 2 });
-        assert_eq!(asks(r#"{"type":"stdinEnd"}"#).unwrap(), SocketAsks::StdinEnd);
+        assert_eq!(asks(r#"{"type":"stdinEnd"}"#).unwrap(), SocketAsks::StdinEnd {});
         for bad in [
             "",
             "{}",
@@ -279,6 +279,7 @@ mod tests {
             r#"{"type":"resize","cols":1}"#,
             r#"{"type":"resize","cols":-1,"rows":2}"#,
             r#"{"type":"x"}"#,
+            r#"{"type":"stdinEnd","more":1}"#,
             r#"{"type":"resize","cols":70000,"rows":2}"#,
         ] {
             assert!(asks(bad).is_err(), "{bad}");
