@@ -13,6 +13,7 @@
 //! - `daemon`: the service: intent before effect, one teardown, recovery, HTTP.
 //! - `api`: the contract of the REST API and its client.
 //! - `cli`: the command line, a client of that API only.
+//! - `tree`: files and directories as tar archives, in and out, for init and the command line.
 //! - [`channel`]: the framed protocol with init; `pod`: what runs in and beside a pod.
 
 #[cfg(feature = "client")]
@@ -31,3 +32,5 @@ pub mod model;
 pub mod plan;
 #[cfg(feature = "pod")]
 pub mod pod;
+#[cfg(any(feature = "pod", feature = "cli"))]
+pub mod tree;

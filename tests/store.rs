@@ -40,6 +40,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         labels: Default::default(),
         ready: None,
         secrets: vec![],
+        health: None,
         restart: Default::default(),
         tty: false,
         stdin: false,

@@ -4,6 +4,7 @@
 
 #[path = "../../src/api"]
 pub mod api {
+    pub mod health;
     pub mod problem;
     pub mod terminal;
     pub mod types;
@@ -27,6 +28,9 @@ pub mod host {
         pub const MAX_LAYERS: usize = 80;
     }
 }
+
+#[path = "../../src/tree/mod.rs"]
+pub mod tree;
 
 mod targets;
 

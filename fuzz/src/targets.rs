@@ -12,6 +12,7 @@ use crate::host::archive::{self, Contents};
 use crate::host::unpack::member::Members;
 use crate::model::{Digest, FileImage, ImageName, InstanceTag, PodId, PodName, SnapshotId, hex};
 use crate::plan::{manifest, pack};
+use crate::tree::{Reader, Top};
 
 const KEY: [u8; 32] = [7; 32];
 
@@ -27,6 +28,26 @@ pub fn tar(data: &[u8]) {
         }
         assert!(end <= member.size && member.uid != u32::MAX && member.gid != u32::MAX);
         while members.read(&mut buffer).is_ok_and(|n| n > 0) {}
+    }
+}
+
+/// Archives of files for a pod, and of a pod's files.
+pub fn trees(data: &[u8]) {
+    let top = match data.len() % 3 {
+        0 => Top::Kept,
+        1 => Top::Below(b"below".to_vec()),
+        _ => Top::Called { is: b"a".to_vec(), to: b"b".to_vec() },
+    };
+    let mut archive = Reader::new(data).with(top);
+    let mut buffer = [0; 4096];
+    while let Ok(Some(member)) = archive.next_member() {
+        let mut had = 0;
+        while let Ok(n) = archive.read(&mut buffer)
+            && n > 0
+        {
+            had += n as u64;
+        }
+        assert!(had <= member.size && member.mode <= 0o7777);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod files;
 mod host;
 mod pods;
 mod store;

@@ -3,6 +3,9 @@
 pub use crate::model::base64;
 
 pub mod client;
+pub mod files;
+pub mod health;
+pub mod logs;
 pub mod problem;
 pub mod socket;
 pub mod terminal;

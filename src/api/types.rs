@@ -16,6 +16,8 @@ pub use secrets::{SecretInfo, SecretSpec, SecretText, SecretValue, StartPod};
 pub use token::{CreateToken, NewToken, RotateToken, Ticket, Token};
 pub use volumes::{CreateVolume, Volume};
 
+use super::health::{HealthSpec, HealthState};
+
 /// A pod to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -70,6 +72,9 @@ pub struct CreatePod {
     /// Secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretSpec>,
+    /// How to tell that it is well, while it runs. Default: as its image says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
     /// When its command is started again after it ended: `no` (the default), `on-failure`, `on-failure:MAX`, `unless-stopped`
     /// or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,7 +123,7 @@ pub struct PortPair {
     /// Port on the host; none: one of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<u16>,
-    /// `tcp`, the default.
+    /// `tcp`, the default, or `udp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
 }
@@ -217,6 +222,9 @@ pub struct Pod {
     pub exit_reason: Option<String>,
     /// The last failure, if what was asked last failed.
     pub last_error: Option<String>,
+    /// How it is, if it has a health check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthState>,
     /// When its command is started again.
     #[serde(default)]
     pub restart: String,
@@ -242,7 +250,7 @@ pub struct PortInfo {
     pub pod: u16,
     /// Port on the host.
     pub host: u16,
-    /// `tcp`.
+    /// `tcp` or `udp`.
     pub protocol: String,
 }
 
@@ -454,7 +462,7 @@ pub struct Event {
     /// To go on after it.
     pub id: String,
     /// `created`, `started`, `exited`, `oom`, `stopped`, `paused`, `resumed`, `sleeping`, `woke`, `snapshot`, `restored`, `rootfs-reset`, `failed`,
-    /// `renamed`, `updated`, `removed`, or `gap`: some events before the next one are not known any more.
+    /// `renamed`, `updated`, `health`, `removed`, or `gap`: some events before the next one are not known any more.
     pub r#type: String,
     /// When (RFC 3339); not for a gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -72,6 +72,9 @@ pub enum Ask {
         exec: Exec,
         /// Milliseconds until it is killed.
         timeout_ms: Option<u64>,
+        /// Whether all of its output is passed on, however much that is.
+        #[serde(default)]
+        whole: bool,
     },
     /// Send a signal to the pod's command.
     Signal {

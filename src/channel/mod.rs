@@ -25,6 +25,7 @@
 
 mod codec;
 pub mod control;
+pub mod files;
 mod message;
 pub mod record;
 pub mod scrollback;

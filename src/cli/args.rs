@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::attach::{Attach, Terminals};
+use super::cp::Cp;
 use super::events::Events;
+use super::health::Health;
+use super::port::Port;
 use super::prune::ImagePrune;
 use super::secret::{Again, Secrets};
 use super::stats::Usage;
@@ -151,6 +154,10 @@ pub(super) enum Command {
         #[arg(required = true)]
         pods: Vec<String>,
     },
+    /// Copy files between a pod that runs and this host
+    Cp(Cp),
+    /// Show, add and remove the forwards of a pod
+    Port(Port),
     /// Show what pods use
     Stats(Usage),
     /// Show what happens to pods, as it happens
@@ -202,7 +209,7 @@ pub(super) struct Run {
     #[arg(long)]
     pub(super) name: Option<String>,
     /// Forward a port: HOST:POD, or POD for any free host port
-    #[arg(short, long = "publish", value_name = "[HOST:]POD")]
+    #[arg(short, long = "publish", value_name = "[HOST:]POD[/tcp|udp]")]
     pub(super) publish: Vec<String>,
     /// A volume's name or a directory of the host, seen in the pod
     #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
@@ -257,6 +264,8 @@ pub(super) struct Run {
     /// Seconds to wait until it is ready
     #[arg(long, value_name = "SECONDS")]
     pub(super) ready_timeout: Option<u64>,
+    #[command(flatten)]
+    pub(super) health: Health,
     pub(super) image: String,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<String>,

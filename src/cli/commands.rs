@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::{attach, prune, run, stats, system, token, top, volume};
+use super::{attach, cp, port, prune, run, stats, system, token, top, volume};
 use crate::api::client::Client;
 use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
@@ -72,6 +72,8 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let (c, request) = (client()?, args.request()?);
             each(&args.pods, json, async |p| c.update(p, &request).await.map(Some)).await
         }
+        Command::Cp(args) => cp::cp(&client()?, &args).await,
+        Command::Port(args) => port::port(&client()?, &args, json).await,
         Command::Stats(args) => stats::stats(&client()?, &args, json).await,
         Command::Events(args) => events::events(&client()?, &args, json).await,
         Command::Wait { pods } => wait(&client()?, &pods, json).await,

@@ -12,7 +12,7 @@ pub(super) struct Events {
     /// Only of this pod
     #[arg(long = "pod", value_name = "POD")]
     pods: Vec<String>,
-    /// Only of this type: created, started, exited, oom, stopped, paused, resumed, sleeping, woke, snapshot, restored, rootfs-reset, failed, renamed, updated, removed
+    /// Only of this type: created, started, exited, oom, stopped, paused, resumed, sleeping, woke, snapshot, restored, rootfs-reset, failed, renamed, updated, health, removed
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
     /// Only of pods with this label

@@ -4,9 +4,12 @@
 mod args;
 mod attach;
 mod commands;
+mod cp;
 mod events;
 mod follow;
+mod health;
 mod output;
+mod port;
 mod prune;
 mod run;
 mod secret;

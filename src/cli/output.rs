@@ -104,6 +104,10 @@ pub(super) fn state(pod: &Pod) -> String {
         (Some(code), _, "stopped") if pod.restart_at.is_some() => format!("restarting ({code})"),
         (Some(code), Some(reason), "stopped") if reason == "exited" => format!("stopped ({code})"),
         (Some(code), Some(reason), "stopped") => format!("stopped ({code}, {reason})"),
+        (_, _, state @ ("running" | "paused")) => match &pod.health {
+            Some(health) => format!("{state} ({})", health.status),
+            None => state.to_owned(),
+        },
         _ => pod.state.clone(),
     }
 }

@@ -10,8 +10,9 @@ use super::args::{Exec, Run};
 use super::attach;
 use super::follow::Ended;
 use super::output::{self, Failure};
+use super::port;
 use crate::api::client::Client;
-use crate::api::types::{CreatePod, ExecPod, ExitInfo, HttpCheck, PortPair, PortSpec, ReadySpec, Size, VolumeSpec};
+use crate::api::types::{CreatePod, ExecPod, ExitInfo, HttpCheck, ReadySpec, Size, VolumeSpec};
 
 fn own(text: impl Into<String>) -> Failure {
     Failure::Own(text.into())
@@ -31,19 +32,6 @@ pub(super) fn variables(given: &[String]) -> BTreeMap<String, String> {
         }
     }
     all
-}
-
-fn port(text: &str) -> Result<PortSpec, Failure> {
-    let bad = || own(format!("{text:?} is no port: write HOST:POD or POD"));
-    let text_of_tcp = text.strip_suffix("/tcp").unwrap_or(text);
-    let number = |t: &str| t.parse::<u16>().map_err(|_| bad());
-    match text_of_tcp.split_once(':') {
-        None => Ok(PortSpec::Pod(number(text_of_tcp)?)),
-        Some(("", pod)) => Ok(PortSpec::Pod(number(pod)?)),
-        Some((host, pod)) => {
-            Ok(PortSpec::Full(PortPair { pod: number(pod)?, host: Some(number(host)?), protocol: None }))
-        }
-    }
 }
 
 fn volume(text: &str) -> Result<VolumeSpec, Failure> {
@@ -101,7 +89,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         memory: run.memory.clone().map(Size::Text),
         pids: run.pids_limit,
         disk: run.disk.clone().map(Size::Text),
-        ports: run.publish.iter().map(|p| port(p)).collect::<Result<_, _>>()?,
+        ports: run.publish.iter().map(|p| port::parse(p)).collect::<Result<_, _>>()?,
         volumes: run.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
         working_dir: run.workdir.clone(),
         user: run.user.clone(),
@@ -109,6 +97,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         labels: labels.collect(),
         ready: ready(run)?,
         secrets: run.secrets.specs()?,
+        health: run.health.spec()?,
         restart: run.restart.clone(),
         tty: run.tty,
         stdin: run.interactive,
@@ -239,13 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_and_volumes_as_docker_writes_them() {
-        assert_eq!(port("80").ok(), Some(PortSpec::Pod(80)));
-        assert_eq!(
-            port("8080:80/tcp").ok(),
-            Some(PortSpec::Full(PortPair { pod: 80, host: Some(8080), protocol: None }))
-        );
-        assert!(port("x").is_err() && port("1:2:3").is_err() && port("70000").is_err());
+    fn volumes_as_docker_writes_them() {
         assert_eq!(
             volume("data:/d:ro").ok(),
             Some(VolumeSpec { source: "data".into(), target: "/d".into(), read_only: true })

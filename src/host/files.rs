@@ -121,6 +121,16 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     failed(result, "replace", path)
 }
 
+/// As [`replace`], for what need not survive a power loss.
+///
+/// # Errors
+/// It can't be written; the old one is still there.
+pub fn swap(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let new = sibling(path);
+    write(&new, bytes, mode)?;
+    failed(std::fs::rename(&new, path), "replace", path)
+}
+
 fn sibling(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");

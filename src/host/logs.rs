@@ -3,24 +3,21 @@
 //! Records are numbered without a gap over all files, so nothing is given twice whatever moves meanwhile, and the last
 //! lines are found without reading the rest. A reader holds the file it is in; when that has been rotated and read to its
 //! end, the next newer one follows. Memory is bounded: lines come in batches.
-#![allow(unsafe_code, reason = "tokio's registration of a descriptor")]
+
+mod events;
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use futures::Stream;
 use jiff::Timestamp;
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, watch};
+
+use self::events::Events;
 
 use crate::channel;
 use crate::channel::record::{LONGEST_RECORD, Record, number, records};
@@ -29,6 +26,8 @@ use crate::model::{Attempt, Code, Result};
 /// Bytes of records that make a batch.
 const BATCH: usize = 256 * 1024;
 const _: () = assert!(BATCH > LONGEST_RECORD);
+/// The same of records that are passed on as they are: so much is held for a reader that does not take them.
+const RAW: usize = 32 * 1024;
 
 /// Readers that work at once, on half of the processors. All others wait; what else torpord does, and the pods, never do.
 static AT_WORK: LazyLock<Semaphore> =
@@ -64,6 +63,8 @@ pub struct LogQuery {
     pub tail: Option<u64>,
     /// Only lines since then.
     pub since: Option<Timestamp>,
+    /// Only records after the one of that number, whatever `tail` says.
+    pub after: Option<u64>,
     /// Go on with what is still to come.
     pub follow: bool,
 }
@@ -140,6 +141,8 @@ struct Cursor {
     position: u64,
     /// Number of the last record that was read.
     last: u64,
+    /// Whether the reader had it: what lies between it and the next one is missed then.
+    had: bool,
     since: Option<Timestamp>,
 }
 
@@ -154,7 +157,8 @@ impl Cursor {
                 break;
             }
         }
-        let last = query.tail.map_or(0, |t| newest.saturating_sub(t));
+        let tail = query.tail.map_or(0, |t| newest.saturating_sub(t));
+        let last = query.after.map_or(tail, |n| n.min(newest));
         let mut begin = None;
         for file in all {
             let first = file.first_number()?;
@@ -163,27 +167,30 @@ impl Cursor {
                 break;
             }
         }
-        Ok((Cursor { dir: dir.to_owned(), file: begin, position: 0, last, since: query.since }, newest))
+        let (had, since) = (query.after.is_some(), query.since);
+        Ok((Cursor { dir: dir.to_owned(), file: begin, position: 0, last, had, since }, newest))
     }
 
-    /// The next batch of lines; empty: there are no more now.
-    fn read(&mut self) -> std::io::Result<Vec<LogLine>> {
-        let mut lines = Vec::new();
-        let mut rotated = false;
-        while lines.is_empty() {
+    /// The next whole records, about `most` bytes of them; none: there are no more now.
+    fn records(&mut self, most: usize) -> std::io::Result<Option<Vec<u8>>> {
+        let (mut rotated, mut most) = (false, most);
+        loop {
             let Some(file) = self.file.clone() else {
                 self.file = files(&self.dir)?.pop();
                 if self.file.is_none() {
-                    break;
+                    return Ok(None);
                 }
                 continue;
             };
-            let bytes = file.at(self.position, BATCH)?;
+            let mut bytes = file.at(self.position, most)?;
             let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
             if whole > 0 {
                 // Only whole records are taken: half of one may be cut off and written anew.
                 self.position += whole as u64;
-                self.take(&bytes[..whole], &mut lines);
+                bytes.truncate(whole);
+                return Ok(Some(bytes));
+            } else if bytes.len() == most && most < BATCH {
+                most = BATCH; // a long one
             } else if bytes.len() == BATCH {
                 self.position += BATCH as u64; // no record is that long: nothing of the shim's
             } else if rotated {
@@ -194,11 +201,45 @@ impl Cursor {
                 let current = LogFile::open(&self.dir.join("current"))?;
                 match current {
                     Some(current) if current.inode != file.inode => rotated = true,
-                    _ => break,
+                    _ => return Ok(None),
                 }
             }
         }
-        Ok(lines)
+    }
+
+    /// The next batch of lines; none: there are no more now.
+    fn lines(&mut self) -> std::io::Result<Option<Vec<LogLine>>> {
+        let mut lines = Vec::new();
+        while lines.is_empty() {
+            let Some(bytes) = self.records(BATCH)? else { return Ok(None) };
+            self.take(&bytes, &mut lines);
+        }
+        Ok(Some(lines))
+    }
+
+    /// The next batch of records as they are; none: there are no more now.
+    fn raw(&mut self) -> std::io::Result<Option<Raw>> {
+        let mut raw = Raw::default();
+        while raw.records.is_empty() {
+            let Some(bytes) = self.records(RAW)? else { return Ok(None) };
+            for (n, record) in records(&bytes) {
+                if n <= self.last {
+                    continue;
+                }
+                if self.had && n > self.last + 1 {
+                    raw.missed += n - self.last - 1;
+                }
+                (self.last, self.had) = (n, true);
+                // Only then is it looked into: most readers ask for no time.
+                let wanted = self
+                    .since
+                    .is_none_or(|t| serde_json::from_slice::<Record<'_>>(record).is_ok_and(|r| r.timestamp >= t));
+                if wanted {
+                    raw.records.extend_from_slice(record);
+                }
+            }
+        }
+        Ok(Some(raw))
     }
 
     fn take(&mut self, bytes: &[u8], lines: &mut Vec<LogLine>) {
@@ -227,6 +268,15 @@ impl Cursor {
     }
 }
 
+/// Records as they lie in the log, each on a line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Raw {
+    /// Records between the one that the reader had before and these that are not there any more.
+    pub missed: u64,
+    /// The records.
+    pub records: Vec<u8>,
+}
+
 /// The lines asked for, in order, in batches; following, until `ended` says that no more will come (or its sender is
 /// gone), or the log is removed.
 ///
@@ -235,8 +285,29 @@ impl Cursor {
 pub fn read(
     dir: &Path,
     query: LogQuery,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
 ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + use<>> {
+    batches(dir, query, ended, Cursor::lines)
+}
+
+/// As [`read`], the records as they are: they are only looked into if a time is asked for.
+///
+/// # Errors
+/// The directory can't be read or watched.
+pub fn read_raw(
+    dir: &Path,
+    query: LogQuery,
+    ended: watch::Receiver<bool>,
+) -> Result<impl Stream<Item = Result<Raw>> + use<>> {
+    batches(dir, query, ended, Cursor::raw)
+}
+
+fn batches<B: Send + 'static>(
+    dir: &Path,
+    query: LogQuery,
+    mut ended: watch::Receiver<bool>,
+    next: fn(&mut Cursor) -> std::io::Result<Option<B>>,
+) -> Result<impl Stream<Item = Result<B>> + use<B>> {
     let what = || format!("read the log in {}", dir.display());
     // Watched before it is first read: nothing falls between.
     let inotify = if query.follow { Some(Events::of(dir).attempt(Code::Internal, what)?) } else { None };
@@ -247,20 +318,20 @@ pub fn read(
     Ok(futures::stream::unfold(Some((cursor, inotify, ended, false)), move |state| async move {
         let (mut cursor, inotify, mut ended, mut over) = state?;
         loop {
-            let read = aside(move || (cursor.read(), cursor)).await;
-            let lines;
-            (lines, cursor) = match read {
+            let read = aside(move || (next(&mut cursor), cursor)).await;
+            let batch;
+            (batch, cursor) = match read {
                 Ok(done) => done,
                 Err(e) => return Some((Err(e), None)),
             };
-            match lines {
+            match batch {
                 Err(e) => return Some((Err(e).attempt(Code::Internal, || "read the log".into()), None)),
-                Ok(lines) if !lines.is_empty() => {
+                Ok(Some(batch)) => {
                     let more = inotify.is_some() || cursor.last < newest;
-                    return Some((Ok(lines), more.then_some((cursor, inotify, ended, over))));
+                    return Some((Ok(batch), more.then_some((cursor, inotify, ended, over))));
                 }
-                Ok(_) if over || !cursor.dir.exists() => return None,
-                Ok(_) => {}
+                Ok(None) if over || !cursor.dir.exists() => return None,
+                Ok(None) => {}
             }
             let watched = inotify.as_ref()?;
             tokio::select! {
@@ -270,64 +341,6 @@ pub fn read(
             }
         }
     }))
-}
-
-/// Readers that are told of changes. The kernel gives a user few of what that takes, and others need some too.
-const TOLD: usize = 32;
-/// How often the others look.
-const LOOK: Duration = Duration::from_millis(200);
-
-static TOLD_NOW: AtomicUsize = AtomicUsize::new(0);
-
-/// What says that there may be more to read.
-enum Events {
-    Told(AsyncFd<OwnedFd>, Place),
-    Look,
-}
-
-/// One of the places of those that are told.
-struct Place;
-
-impl Place {
-    fn take() -> Option<Self> {
-        let took = TOLD_NOW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < TOLD).then_some(n + 1));
-        took.ok().map(|_| Place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        TOLD_NOW.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Events {
-    fn of(dir: &Path) -> std::io::Result<Self> {
-        let Some(place) = Place::take() else { return Ok(Events::Look) };
-        let watch = match inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) {
-            Err(Errno::MFILE | Errno::NFILE) => return Ok(Events::Look),
-            other => other?,
-        };
-        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
-        match inotify::add_watch(&watch, dir, events | WatchFlags::ONLYDIR) {
-            Err(Errno::NOSPC) => return Ok(Events::Look),
-            other => other?,
-        };
-        // SAFETY: an `OwnedFd` stays open, and the same, for as long as the `AsyncFd` owns it.
-        Ok(Events::Told(unsafe { AsyncFd::register(watch) }?, place))
-    }
-
-    async fn wait(&self) -> Option<()> {
-        match self {
-            Events::Told(watch, _place) => {
-                let mut guard = watch.readable().await.ok()?;
-                while rustix::io::read(watch.get_ref(), &mut [0_u8; 4096]).is_ok_and(|n| n > 0) {}
-                guard.clear_ready();
-            }
-            Events::Look => tokio::time::sleep(LOOK).await,
-        }
-        Some(())
-    }
 }
 
 #[cfg(test)]

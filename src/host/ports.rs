@@ -1,8 +1,10 @@
-//! Host ports, each held by a real listening socket.
+//! Host ports, each held by a real socket: a listening one for TCP, a bound one for UDP.
 //!
 //! Nobody else can take a port that is held. What comes from other hosts, and from the host by its own addresses, is led to
 //! the pod in the kernel and never gets here; what is said to 127.0.0.1 is passed on by this process. While a pod sleeps,
-//! connections are closed at once.
+//! connections are closed at once, and datagrams are dropped.
+
+mod datagrams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -15,24 +17,30 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::model::{Code, Error, Result};
+use crate::model::{Code, Error, Protocol, Result};
 
 /// Ports held by this instance.
 #[derive(Default)]
 pub struct Ports {
-    held: Mutex<BTreeMap<u16, Held>>,
+    held: Mutex<BTreeMap<(u16, Protocol), Held>>,
 }
 
 struct Held {
     target: watch::Sender<Option<SocketAddrV4>>,
-    /// The listening socket once more: the port is free when this is dropped, not when the task gets to its end.
+    /// The socket once more: the port is free when this is dropped, not when the task gets to its end.
     socket: OwnedFd,
+    protocol: Protocol,
     task: AbortHandle,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        match self.protocol {
+            Protocol::Tcp => {
+                let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            }
+            Protocol::Udp => datagrams::give_up(&self.socket),
+        }
         self.task.abort();
     }
 }
@@ -51,19 +59,29 @@ impl Ports {
     ///
     /// # Errors
     /// [`Code::PortTaken`]: another program listens on it.
-    pub fn reserve(&self, port: u16) -> Result<()> {
+    pub fn reserve(&self, port: u16, protocol: Protocol) -> Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.contains_key(&port) {
+        if held.contains_key(&(port, protocol)) {
             return Ok(());
         }
-        let (listener, socket) = listen(port).map_err(|e| {
-            Error::new(Code::PortTaken, format!("take host port {port}"))
-                .because(e)
-                .hint(format!("`ss -ltnp 'sport = :{port}'` tells who has it; ask for another port, or for none"))
-        })?;
         let (target, receiver) = watch::channel(None);
-        let task = tokio::spawn(serve(listener, receiver)).abort_handle();
-        held.insert(port, Held { target, socket, task });
+        let taken = |e: std::io::Error| {
+            let flag = if protocol == Protocol::Tcp { "-ltnp" } else { "-lunp" };
+            Error::new(Code::PortTaken, format!("take host port {port}/{protocol}"))
+                .because(e)
+                .hint(format!("`ss {flag} 'sport = :{port}'` tells who has it; ask for another port, or for none"))
+        };
+        let (socket, task) = match protocol {
+            Protocol::Tcp => {
+                let (listener, socket) = listen(port).map_err(taken)?;
+                (socket, tokio::spawn(serve(listener, receiver)))
+            }
+            Protocol::Udp => {
+                let (bound, socket) = datagrams::bind(port).map_err(taken)?;
+                (socket, tokio::spawn(datagrams::serve(bound, receiver)))
+            }
+        };
+        held.insert((port, protocol), Held { target, socket, protocol, task: task.abort_handle() });
         Ok(())
     }
 
@@ -71,34 +89,40 @@ impl Ports {
     ///
     /// # Errors
     /// [`Code::Exhausted`]: none is free.
-    pub fn reserve_any(&self, range: RangeInclusive<u16>, taken: &BTreeSet<u16>) -> Result<u16> {
+    pub fn reserve_any(
+        &self,
+        range: RangeInclusive<u16>,
+        protocol: Protocol,
+        taken: &BTreeSet<(u16, Protocol)>,
+    ) -> Result<u16> {
         let (first, last) = (*range.start(), *range.end());
-        let free = range.filter(|p| !taken.contains(p)).find(|p| !self.is_held(*p) && self.reserve(*p).is_ok());
+        let mut free = range.filter(|p| !taken.contains(&(*p, protocol)));
+        let free = free.find(|p| !self.is_held(*p, protocol) && self.reserve(*p, protocol).is_ok());
         free.ok_or_else(|| {
             Error::new(Code::Exhausted, format!("no host port from {first} to {last} is free"))
                 .hint("remove pods that are no longer needed or configure a larger port-range")
         })
     }
 
-    fn is_held(&self, port: u16) -> bool {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&port)
+    fn is_held(&self, port: u16, protocol: Protocol) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(port, protocol))
     }
 
     /// Those that are held.
-    pub fn held(&self) -> BTreeSet<u16> {
+    pub fn held(&self) -> BTreeSet<(u16, Protocol)> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Where connections to 127.0.0.1 are passed on to; none closes them.
-    pub fn target(&self, port: u16, to: Option<SocketAddrV4>) {
-        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&port) {
+    /// Where connections and datagrams to 127.0.0.1 are passed on to; none closes or drops them.
+    pub fn target(&self, port: u16, protocol: Protocol, to: Option<SocketAddrV4>) {
+        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&(port, protocol)) {
             held.target.send_if_modified(|now| std::mem::replace(now, to) != to);
         }
     }
 
     /// Lets a port go.
-    pub fn release(&self, port: u16) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+    pub fn release(&self, port: u16, protocol: Protocol) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(port, protocol));
     }
 }
 
@@ -135,11 +159,12 @@ mod tests {
     #[tokio::test]
     async fn a_held_port_is_taken_and_leads_to_its_target() {
         let ports = Ports::default();
-        let port = ports.reserve_any(20_300..=20_400, &BTreeSet::new()).unwrap();
-        assert_eq!(Ports::default().reserve(port).unwrap_err().code(), Code::PortTaken);
+        let tcp = Protocol::Tcp;
+        let port = ports.reserve_any(20_300..=20_400, tcp, &BTreeSet::new()).unwrap();
+        assert_eq!(Ports::default().reserve(port, tcp).unwrap_err().code(), Code::PortTaken);
         let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let std::net::SocketAddr::V4(address) = pod.local_addr().unwrap() else { panic!() };
-        ports.target(port, Some(address));
+        ports.target(port, tcp, Some(address));
         let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (mut inside, _) = pod.accept().await.unwrap();
         inside.write_all(b"hi").await.unwrap();
@@ -147,11 +172,61 @@ mod tests {
         client.read_exact(&mut said).await.unwrap();
         assert_eq!(&said, b"hi");
         // Asleep: what is open ends, what comes is closed.
-        ports.target(port, None);
+        ports.target(port, tcp, None);
         assert_eq!(client.read(&mut said).await.unwrap_or(0), 0);
         let mut late = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         assert_eq!(late.read(&mut said).await.unwrap_or(0), 0);
-        ports.release(port);
-        ports.reserve(port).unwrap();
+        ports.release(port, tcp);
+        ports.reserve(port, tcp).unwrap();
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_there_and_back() {
+        let (ports, udp) = (Ports::default(), Protocol::Udp);
+        let port = ports.reserve_any(20_300..=20_400, udp, &BTreeSet::new()).unwrap();
+        assert_eq!(Ports::default().reserve(port, udp).unwrap_err().code(), Code::PortTaken);
+        // The same number by the other transport is another port.
+        ports.reserve(port, Protocol::Tcp).unwrap();
+        assert_eq!(ports.held().len(), 2);
+        let pod = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let std::net::SocketAddr::V4(address) = pod.local_addr().unwrap() else { panic!() };
+        ports.target(port, udp, Some(address));
+        let mut bytes = [0; 100];
+        // Two clients, each of which is one to the pod; one asks by another address of the loopback, and is answered by it.
+        for near in ["127.0.0.1", "127.0.0.2"] {
+            let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            client.connect((near, port)).await.unwrap();
+            for n in 0..3_u8 {
+                client.send(&[n; 50]).await.unwrap();
+                let (size, from) = pod.recv_from(&mut bytes).await.unwrap();
+                assert_eq!((size, bytes[0]), (50, n));
+                pod.send_to(&[n + 100], from).await.unwrap();
+                assert_eq!((client.recv(&mut bytes).await.unwrap(), bytes[0]), (1, n + 100));
+            }
+        }
+        // Asleep: what comes is dropped. Awake again elsewhere: a client that stays is led there.
+        let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(("127.0.0.1", port)).await.unwrap();
+        client.send(b"first").await.unwrap();
+        pod.recv_from(&mut bytes).await.unwrap();
+        ports.target(port, udp, None);
+        client.send(b"lost").await.unwrap();
+        let elsewhere = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let std::net::SocketAddr::V4(address) = elsewhere.local_addr().unwrap() else { panic!() };
+        // The socket takes datagrams in order: the lost one has been dropped when this one is passed on.
+        let asked = async {
+            loop {
+                client.send(b"again").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        ports.target(port, udp, Some(address));
+        tokio::select! {
+            () = asked => {}
+            got = elsewhere.recv_from(&mut bytes) => assert_eq!(&bytes[..got.unwrap().0], b"again"),
+        }
+        ports.release(port, udp);
+        ports.reserve(port, udp).unwrap();
     }
 }

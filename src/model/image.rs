@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, ImageName};
+use super::{Digest, HealthCheck, ImageName};
 
 /// What an image says about running it: the part of the OCI image configuration that torpor honours.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct ImageConfig {
     pub user: String,
     /// The signal that asks the main process to stop, such as `SIGTERM`; empty means `SIGTERM`.
     pub stop_signal: String,
+    /// Its own health check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthCheck>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }

@@ -3,6 +3,7 @@
 pub mod base64;
 mod capacity;
 mod error;
+pub mod health;
 mod id;
 mod image;
 mod pod;
@@ -15,6 +16,7 @@ pub mod token;
 
 pub use capacity::{Shortage, Ware};
 pub use error::{Attempt, Code, Error, Result};
+pub use health::{Health, HealthAsk, HealthCheck, HealthResult, HealthStatus};
 pub use id::{Digest, ImageName, InstanceTag, PodId, PodName, SnapshotId, TokenId, TokenName, hex};
 pub use image::{ImageConfig, ImageRecord, LayerInfo};
 pub use pod::{ExitReason, Forward, PodRecord, PodState, Protocol, RootfsMode, RuntimeId};

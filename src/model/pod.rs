@@ -2,18 +2,52 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, PodId, PodSpec, Restarts, SnapshotId};
+use super::{Digest, Error, PodId, PodSpec, Restarts, Result, SnapshotId};
 
 /// Transport of a forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
+    #[default]
     Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The name, as the API and the firewall have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "tcp" => Ok(Protocol::Tcp),
+            "udp" => Ok(Protocol::Udp),
+            other => {
+                let shown: String = other.chars().take(20).collect();
+                Err(Error::invalid(format!("{shown:?} is no protocol that can be forwarded")).hint("tcp or udp"))
+            }
+        }
+    }
 }
 
 /// A host port that leads to a pod's port.

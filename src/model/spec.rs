@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageName, PodName, Protocol, RestartPolicy, Secret};
+use super::{HealthCheck, ImageName, PodName, Protocol, RestartPolicy, Secret};
 
 /// Limits of a pod. All of them hold for the sandbox as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,9 @@ pub struct PodSpec {
     /// Its secrets, without their values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<Secret>,
+    /// Health check; none: its health is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
     /// When its command is started again.
     #[serde(default, skip_serializing_if = "RestartPolicy::is_no")]
     pub restart: RestartPolicy,

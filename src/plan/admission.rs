@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use crate::model::{Error, ImageConfig, PodName, PodSpec, ReadyCheck, Result, VolumeMount, secret};
+use crate::model::{
+    Error, HealthAsk, HealthCheck, ImageConfig, PodName, PodSpec, ReadyCheck, Result, VolumeMount, secret,
+};
 use crate::plan::bundle;
 
 const MOST_TEXT: usize = 128 * 1024;
@@ -46,7 +48,34 @@ pub fn check(spec: &PodSpec) -> Result<()> {
         return Err(Error::invalid(format!("a pod can have {MOST_VOLUMES} volumes at most")));
     }
     spec.volumes.iter().try_for_each(volume)?;
-    spec.ready.as_ref().map_or(Ok(()), |r| ready(&r.check, r.timeout_ms))
+    spec.ready.as_ref().map_or(Ok(()), |r| ready(&r.check, r.timeout_ms))?;
+    spec.health.as_ref().map_or(Ok(()), health)
+}
+
+/// Milliseconds that a health check may be set to.
+const HEALTH_MS: std::ops::RangeInclusive<u64> = 100..=24 * 3_600_000;
+
+fn health(check: &HealthCheck) -> Result<()> {
+    match &check.ask {
+        HealthAsk::Command(line) if line.is_empty() => return Err(Error::invalid("health: the command is empty")),
+        HealthAsk::Command(line) => command(line)?,
+        HealthAsk::Http { port, path } => {
+            let http = ReadyCheck::Http { port: *port, path: path.clone() };
+            ready(&http, 1).map_err(|_| {
+                Error::invalid("health: http needs a port and a path that begins with / and has no spaces")
+            })?;
+        }
+    }
+    for (what, ms) in [("intervalMs", check.interval_ms), ("timeoutMs", check.timeout_ms)] {
+        if !HEALTH_MS.contains(&ms) {
+            let (least, most) = (HEALTH_MS.start(), HEALTH_MS.end());
+            return Err(Error::invalid(format!("health: {what} must be {least} to {most}")));
+        }
+    }
+    if !(1..=1000).contains(&check.retries) || check.start_period_ms > *HEALTH_MS.end() {
+        return Err(Error::invalid("health: retries must be 1 to 1000, and startPeriodMs a day at most"));
+    }
+    Ok(())
 }
 
 /// Checks what an image says about running it, as a snapshot has it.
@@ -66,6 +95,7 @@ pub fn check_image(image: &ImageConfig) -> Result<()> {
     }
     let some = |t: &String| (!t.is_empty()).then(|| t.clone());
     directory(some(&image.working_dir).as_ref())?;
+    image.healthcheck.as_ref().map_or(Ok(()), health)?;
     user(some(&image.user).as_ref())
 }
 

@@ -35,13 +35,15 @@ pub enum Happened {
     Renamed,
     /// Its labels, limits or policy were changed.
     Updated,
+    /// Its health is otherwise than before.
+    Health,
     /// It is gone.
     Removed,
 }
 
 impl Happened {
     /// Every type.
-    pub const ALL: [Happened; 16] = [
+    pub const ALL: [Happened; 17] = [
         Happened::Created,
         Happened::Started,
         Happened::Exited,
@@ -57,6 +59,7 @@ impl Happened {
         Happened::Failed,
         Happened::Renamed,
         Happened::Updated,
+        Happened::Health,
         Happened::Removed,
     ];
 
@@ -78,6 +81,7 @@ impl Happened {
             Happened::Failed => "failed",
             Happened::Renamed => "renamed",
             Happened::Updated => "updated",
+            Happened::Health => "health",
             Happened::Removed => "removed",
         }
     }

@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::model::InstanceTag;
+use crate::model::{InstanceTag, Protocol};
 use crate::plan::network::Addressing;
 
 /// A host port and where it leads.
@@ -18,6 +18,8 @@ use crate::plan::network::Addressing;
 pub struct ForwardTo {
     /// Port on the host.
     pub host: u16,
+    /// Transport.
+    pub protocol: Protocol,
     /// Address and port of the pod.
     pub target: SocketAddrV4,
 }
@@ -110,8 +112,8 @@ impl HostChains {
         text
     }
 
-    fn forward(&self, router: Ipv4Addr, ForwardTo { host, .. }: &ForwardTo) -> String {
-        format!("{} -p tcp --dport {host} -j DNAT --to-destination {router}", self.forwards)
+    fn forward(&self, router: Ipv4Addr, ForwardTo { host, protocol, .. }: &ForwardTo) -> String {
+        format!("{} -p {protocol} --dport {host} -j DNAT --to-destination {router}", self.forwards)
     }
 
     /// What turns one set of forwards into another, in one step. It goes wrong as a whole where somebody else has taken
@@ -147,9 +149,9 @@ fn nat_change(gone: impl Iterator<Item = String>, new: impl Iterator<Item = Stri
     text
 }
 
-fn router_forward(router: Ipv4Addr, ForwardTo { host, target }: &ForwardTo) -> String {
+fn router_forward(router: Ipv4Addr, ForwardTo { host, protocol, target }: &ForwardTo) -> String {
     let up = crate::plan::network::ROUTER_UPLINK;
-    format!("PREROUTING -i {up} -d {router} -p tcp --dport {host} -j DNAT --to-destination {target}")
+    format!("PREROUTING -i {up} -d {router} -p {protocol} --dport {host} -j DNAT --to-destination {target}")
 }
 
 /// The router's half of [`HostChains::change`].
@@ -238,13 +240,19 @@ mod tests {
     fn the_text_is_what_it_was() {
         let chains = HostChains::new(&"abcdef".parse().unwrap());
         let network = Addressing::new("10.90.0.0/16".parse().unwrap()).unwrap();
-        let forward = ForwardTo { host: 8080, target: "10.90.0.3:80".parse().unwrap() };
+        let forward = ForwardTo { host: 8080, protocol: Protocol::Tcp, target: "10.90.0.3:80".parse().unwrap() };
         insta::assert_snapshot!("host", chains.content(&network, &[forward]));
         let other = ForwardTo { host: 8081, ..forward };
         assert_eq!(
             chains.change(&network, [forward].iter(), [other].iter()),
             "*nat\n-D TORPOR-abcdef-FWD -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.1\n\
              -A TORPOR-abcdef-FWD -p tcp --dport 8081 -j DNAT --to-destination 10.90.0.1\nCOMMIT\n"
+        );
+        let datagrams = ForwardTo { protocol: Protocol::Udp, ..forward };
+        assert_eq!(
+            router_change(&network, [forward].iter(), [datagrams].iter()),
+            "*nat\n-D PREROUTING -i up -d 10.90.0.1 -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.3:80\n\
+             -A PREROUTING -i up -d 10.90.0.1 -p udp --dport 8080 -j DNAT --to-destination 10.90.0.3:80\nCOMMIT\n"
         );
         let moved = ForwardTo { target: "10.90.0.5:80".parse().unwrap(), ..forward };
         assert_eq!(

@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod capacity;
 pub mod events;
 pub mod firewall;
+pub mod flows;
 pub mod limits;
 pub mod manifest;
 pub mod network;

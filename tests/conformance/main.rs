@@ -24,7 +24,7 @@ use torpor::host::progress::Progress;
 use torpor::host::rootfs::Rootfs;
 use torpor::host::runtime::RunscRuntime;
 use torpor::host::shim::{RealShims, ShimPlan, Shims};
-use torpor::model::{Code, Digest, InstanceTag, PodId, RuntimeId};
+use torpor::model::{Code, Digest, InstanceTag, PodId, Protocol, RuntimeId};
 use torpor::plan::firewall::ForwardTo;
 use torpor::plan::limits::Limits;
 use torpor::plan::network::Addressing;
@@ -47,8 +47,10 @@ async fn network(net: &dyn Network, addressing: &Addressing) {
     assert!(net.readdress(&unknown).await.is_err());
     net.counters(&pod).await.unwrap();
     assert!(net.counters(&unknown).await.is_err());
-    let forward = ForwardTo { host: 24_999, target: std::net::SocketAddrV4::new(address, 80) };
-    for all in [&[forward][..], &[forward], &[], &[]] {
+    let target = std::net::SocketAddrV4::new(address, 80);
+    let forward = ForwardTo { host: 24_999, protocol: Protocol::Tcp, target };
+    let datagrams = ForwardTo { protocol: Protocol::Udp, ..forward };
+    for all in [&[forward][..], &[forward], &[forward, datagrams], &[datagrams], &[], &[]] {
         net.set_forwards(all).await.unwrap();
     }
     assert_eq!(net.remove_all().await.unwrap_err().code(), Code::InUse, "while there is a pod");

@@ -57,7 +57,7 @@ async fn wrong_requests_are_refused_with_a_stable_code_and_change_nothing() {
         (r#"{"image":"test","command":["x"],"ports":[{"pod":1,"host":70000}]}"#.into(), 400, "invalid_request"),
         (format!(r#"{{"image":"test","command":["x"],"ports":[{{"pod":1,"host":{taken}}}]}}"#), 409, "port_taken"),
         (format!(r#"{{"image":"test","command":["x"],"ports":[5,{{"pod":1,"host":{foreign}}}]}}"#), 409, "port_taken"),
-        (r#"{"image":"test","command":["x"],"ports":[{"pod":1,"protocol":"udp"}]}"#.into(), 501, "unsupported"),
+        (r#"{"image":"test","command":["x"],"ports":[{"pod":1,"protocol":"sctp"}]}"#.into(), 400, "invalid_request"),
         (
             r#"{"image":"test","command":["x"],"volumes":[{"source":"../x","target":"/x"}]}"#.into(),
             400,

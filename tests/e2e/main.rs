@@ -11,13 +11,17 @@ mod daemon;
 mod dice;
 mod disk;
 mod events;
+mod files;
+mod health;
 mod idempotency;
 mod isolation;
 mod life;
 mod limits;
 mod listen;
+mod logs;
 mod pause;
 mod policies;
+mod ports;
 mod recovery;
 #[path = "../support/s3.rs"]
 mod s3;

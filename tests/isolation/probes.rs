@@ -90,13 +90,17 @@ pub fn all(w: &World) -> Vec<Probe> {
     list.from = From::Host;
     let own = w.pod.ports[0].host;
     list.each("pod", &["TCP", "UDP", "ICMP"], "pod", &w.pod.address, PORT);
+    let own_udp = w.pod.ports[1].host;
     list.each("pod's forward on 127.0.0.1", &["TCP"], "pod", "127.0.0.1", own);
+    list.each("pod's forward on 127.0.0.1", &["UDP"], "pod", "127.0.0.1", own_udp);
     list.each("pod's forward on its own address", &["TCP"], "pod", HOST, own);
+    list.each("pod's forward on its own address", &["UDP"], "pod", HOST, own_udp);
     list.from = From::Outside;
     from_outside(&mut list, w);
     list.from = From::Stranger;
     list.each("pod", &["TCP", "UDP"], "pod", &w.pod.address, PORT);
     list.each("pod, by its forward", &["TCP"], "pod", HOST, own);
+    list.each("pod, by its forward", &["UDP"], "pod", HOST, own_udp);
     list.all
 }
 
@@ -112,7 +116,9 @@ fn from_pods(list: &mut List, w: &World) {
     list.each("itself", &["TCP", "UDP"], "pod", &w.pod.address, PORT);
     list.each("other pod", &every, "other", other, PORT);
     list.each("other pod, by its forward", &["TCP"], "other", HOST, w.other.ports[0].host);
+    list.each("other pod, by its forward", &["UDP"], "other", HOST, w.other.ports[1].host);
     list.each("itself, by its forward", &["TCP"], "pod", HOST, w.pod.ports[0].host);
+    list.each("itself, by its forward", &["UDP"], "pod", HOST, w.pod.ports[1].host);
     let at = format!("{other}:{PORT}");
     list.run("other pod, strict source route", "UDP", "other", &["udp-by", "strict", &gateway, &at, "TOKEN"]);
     let forged = format!("{other}:0");
@@ -120,6 +126,7 @@ fn from_pods(list: &mut List, w: &World) {
     list.run("outside, as other pod", "UDP", "outside", &["udp-from", &forged, &outside_at, "TOKEN"]);
     list.each("stranger", &every, "stranger", &w.stranger.address, PORT);
     list.each("stranger, by its forward", &["TCP"], "stranger", HOST, w.stranger.ports[0].host);
+    list.each("stranger, by its forward", &["UDP"], "stranger", HOST, w.stranger.ports[1].host);
     list.each("stranger's router", &["ICMP"], "echo", &far_end, 0);
     list.each("its own router", &["ICMP"], "echo", &next(end).to_string(), 0);
     list.each("its gateway", &["TCP", "ICMP"], "echo", &gateway, PORT);
@@ -138,6 +145,7 @@ fn from_pods(list: &mut List, w: &World) {
     list.each("224.0.0.251", &["UDP"], "host", "224.0.0.251", HOST_PORT);
     list.each("outside", &every, "outside", OUTSIDE, PORT);
     list.each("outside, at the number of a forward", &["TCP"], "outside", OUTSIDE, w.other.ports[0].host);
+    list.each("outside, at the number of a forward", &["UDP"], "outside", OUTSIDE, w.other.ports[1].host);
     list.each("resolver", &["TCP", "UDP"], "outside", "192.0.2.53", 53);
     let v6 = format!("[2001:db8:ffff::80]:{PORT}");
     list.run("outside", "IPv6 TCP", "outside", &["tcp", &v6, "TOKEN"]);
@@ -178,6 +186,7 @@ fn from_namespace(list: &mut List, w: &World) {
     send("other pod", "other", own, other, PORT);
     send("other pod, as the outside", "other", outside, other, PORT);
     send("other pod, as the host", "other", end, other, PORT);
+    send("other pod, by its forward", "other", own, host, w.other.ports[1].host);
     send("stranger", "stranger", own, stranger, PORT);
     send("host", "host", own, host, PORT);
     send("host, as 127.0.0.1", "host", local, host, PORT);
@@ -246,10 +255,13 @@ fn from_namespace(list: &mut List, w: &World) {
 
 fn from_outside(list: &mut List, w: &World) {
     let forward = w.pod.ports[0].host;
+    let by_udp = w.pod.ports[1].host;
     list.each("pod's forward", &["TCP"], "pod", HOST, forward);
+    list.each("pod's forward", &["UDP"], "pod", HOST, by_udp);
     list.each("pod", &["TCP", "UDP", "ICMP"], "pod", &w.pod.address, PORT);
     list.each("router", &["ICMP"], "echo", &next(w.host_end(&w.a)).to_string(), 0);
     list.run("pod's forward", "IPv6 TCP", "pod", &["tcp", &format!("[2001:db8::1]:{forward}"), "TOKEN"]);
+    list.run("pod's forward", "IPv6 UDP", "pod", &["udp6", &format!("[2001:db8::1]:{by_udp}"), "TOKEN"]);
     let text = sh("ip -o link show lan0");
     let words: Vec<&str> = text.split_whitespace().collect();
     let at = words.iter().position(|w| *w == "link/ether").unwrap();
@@ -267,5 +279,6 @@ fn from_outside(list: &mut List, w: &World) {
     };
     send("pod, as other pod", "pod", other, pod, PORT);
     send("pod, as the host", "pod", end, pod, PORT);
+    send("pod's forward, as other pod", "pod", other, v4(HOST), by_udp);
     send("service on the host's loopback", "loopback", outside, Ipv4Addr::LOCALHOST, LOOPBACK_PORT);
 }

@@ -38,7 +38,10 @@ async fn pod(d: &Daemon, name: &str, probe: &Path) -> Pod {
         VolumeSpec { source: probe.parent().unwrap().display().to_string(), target: "/probe".into(), read_only: true };
     let asked = CreatePod {
         command: ["/probe/probe", "serve", name, "7000"].map(str::to_owned).to_vec(),
-        ports: vec![PortSpec::Full(PortPair { pod: PORT, host: None, protocol: None })],
+        ports: vec![
+            PortSpec::Pod(PORT),
+            PortSpec::Full(PortPair { pod: PORT, host: None, protocol: Some("udp".into()) }),
+        ],
         volumes: vec![volume],
         ready: Some(torpor::api::types::ReadySpec { tcp: Some(PORT), ..Default::default() }),
         ..script(name, "")
@@ -67,11 +70,11 @@ impl World {
             (pod(&a, "pod", &probe).await, pod(&a, "other", &probe).await, pod(&b, "stranger", &probe).await);
         let mut world =
             World { a, b, pod: first, other, stranger, probe, outside, abstract_name, servers, _listener: listener };
-        // By address: a datagram's answer must come from where it was sent to. One is at the number of a forward.
+        // By address: a datagram's answer must come from where it was sent to. Two are at the numbers of forwards.
         let at = format!(
-            "203.0.113.80:{PORT} 203.0.113.80:{} 198.51.100.2:{PORT} 192.0.2.53:53 169.254.169.254:80 169.254.7.7:{PORT} \
+            "203.0.113.80:{PORT} 203.0.113.80:{} 203.0.113.80:{} 198.51.100.2:{PORT} 192.0.2.53:53 169.254.169.254:80 169.254.7.7:{PORT} \
              [2001:db8:ffff::80]:{PORT}",
-            world.other.ports[0].host
+            world.other.ports[0].host, world.other.ports[1].host
         );
         let mut args = vec!["serve", "outside"];
         args.extend(at.split_whitespace());

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// Room, and the rooms that it may use.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("channel", &["model"]),
+    ("tree", &["model"]),
     ("plan", &["model"]),
     ("config", &["model"]),
     ("host", &["model", "channel", "plan"]),
     ("api", &["model"]),
-    ("cli", &["api"]),
-    ("pod", &["model", "channel"]),
+    ("cli", &["api", "tree"]),
+    ("pod", &["model", "channel", "tree"]),
     ("daemon", &["model", "channel", "plan", "config", "host", "api"]),
 ];
 

@@ -1,5 +1,7 @@
 //! A web server for tests, with its state in memory. Compiled by the tests with rustc alone, static.
 //!
+//! By UDP on the same port it answers every datagram with its own number and what it was sent.
+//!
 //! `GET /` counts and answers the count; `/hold?N` holds N MiB of memory; `/spin` uses a processor; anything else echoes.
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -7,6 +9,14 @@ use std::net::TcpListener;
 fn main() {
     let port = std::env::args().nth(1).unwrap_or_else(|| "80".into());
     let listener = TcpListener::bind(format!("0.0.0.0:{port}")).expect("listen");
+    let socket = std::net::UdpSocket::bind(format!("0.0.0.0:{port}")).expect("bind");
+    std::thread::spawn(move || {
+        let mut bytes = [0; 2048];
+        for n in 1_u64.. {
+            let Ok((size, from)) = socket.recv_from(&mut bytes) else { continue };
+            let _ = socket.send_to(format!("{n} {}", String::from_utf8_lossy(&bytes[..size])).as_bytes(), from);
+        }
+    });
     println!("listening on {port}");
     let mut count = 0_u64;
     let mut held: Vec<Vec<u8>> = Vec::new();

@@ -80,8 +80,9 @@ impl View {
         self.same("cgroup", &state.cgroups, &wanted);
         self.same("namespace", &state.netns.keys().cloned().collect(), &wanted);
         self.same("run directory", &names(&world.run().join("pods")), &wanted);
-        let forwards = live.values().flat_map(|r| r.forwards.iter().map(|f| (f.host, r.address, f.pod))).collect();
-        let there = state.forwards.iter().map(|f| (f.host, *f.target.ip(), f.target.port())).collect();
+        let of = |r: &&PodRecord| r.forwards.iter().map(|f| (f.host, f.protocol, r.address, f.pod)).collect::<Vec<_>>();
+        let forwards = live.values().flat_map(of).collect();
+        let there = state.forwards.iter().map(|f| (f.host, f.protocol, *f.target.ip(), f.target.port())).collect();
         self.same("forward", &there, &forwards);
         for record in &pods {
             let (name, rest) = (&record.spec.name, record.state);
@@ -152,7 +153,7 @@ impl View {
         let there = names(&state.join("layers"));
         let there = there.iter().filter_map(|n| Some(format!("sha256:{}", n.strip_suffix(".json")?))).collect();
         self.same("layer", &there, &layers);
-        let ports: BTreeSet<u16> = pods.iter().flat_map(|r| r.forwards.iter().map(|f| f.host)).collect();
+        let ports: BTreeSet<_> = pods.iter().flat_map(|r| r.forwards.iter().map(|f| (f.host, f.protocol))).collect();
         self.same("host port", &daemon.held.held(), &ports);
         let leased = pods.iter().map(|r| r.address).collect::<BTreeSet<_>>();
         if leased.len() != pods.len() {

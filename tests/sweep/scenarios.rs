@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use torpor::api::types::{
-    CreatePod, ExecPod, KillPod, PortSpec, RenamePod, RestorePod, RestoreSnapshot, SecretSpec, SecretText, SecretValue,
-    Size, StartPod, StopPod, UpdatePod, WakePod,
+    CreatePod, ExecPod, KillPod, PortPair, PortSpec, RenamePod, RestorePod, RestoreSnapshot, SecretSpec, SecretText,
+    SecretValue, Size, StartPod, StopPod, UpdatePod, WakePod,
 };
 use torpor::daemon::core::Core;
 use torpor::daemon::core::idempotency::{Answer, Asked, Begun};
 use torpor::host::progress::Progress;
-use torpor::model::{Code, PodState, Result};
+use torpor::model::{Code, PodState, Protocol, Result};
 
 use crate::check::View;
 use crate::fake::Fault;
@@ -295,6 +295,104 @@ fn rename() {
         act: |core, _| async move { renamed(&core).await }.boxed(),
         again: |core, _| async move { renamed(&core).await }.boxed(),
         done: |view, _| Ok(view.pods.contains_key("site")),
+        makes_snapshots: false,
+    });
+}
+
+fn udp() -> PortPair {
+    PortPair { pod: 53, host: None, protocol: Some("udp".into()) }
+}
+
+/// How many forwards the pod has; it runs, or ended with the host.
+fn forwards(view: &View) -> std::result::Result<usize, String> {
+    either(view, None, Some(PodState::Running))?;
+    Ok(view.pods["web"].forwards.len())
+}
+
+#[test]
+fn add_a_port() {
+    async fn added(core: &Arc<Core>) -> Result<()> {
+        // Whoever does not know whether the first was done looks.
+        if core.list_ports("web")?.len() == 1 {
+            core.add_port("web", udp()).await?;
+        }
+        Ok(())
+    }
+    all(Scenario {
+        name: "add a port",
+        ports: 21_400,
+        setup: |core, _| async move { made(&core, true).await }.boxed(),
+        act: |core, _| async move { added(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                added(&core).await
+            }
+            .boxed()
+        },
+        done: |view, _| Ok(forwards(view)? == 2),
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn remove_a_port() {
+    async fn removed(core: &Arc<Core>) -> Result<()> {
+        if let Some(port) = core.list_ports("web")?.iter().find(|p| p.protocol == "udp") {
+            core.remove_port("web", port.host, Protocol::Udp).await?;
+        }
+        Ok(())
+    }
+    all(Scenario {
+        name: "remove a port",
+        ports: 21_420,
+        setup: |core, _| {
+            async move {
+                made(&core, true).await?;
+                core.add_port("web", udp()).await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { removed(&core).await }.boxed(),
+        again: |core, _| {
+            async move {
+                running(&core).await?;
+                removed(&core).await
+            }
+            .boxed()
+        },
+        done: |view, _| Ok(forwards(view)? == 1),
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn add_a_port_to_a_sleeper() {
+    all(Scenario {
+        name: "add a port to a sleeper",
+        ports: 21_440,
+        setup: |core, _| {
+            async move {
+                counted(&core, 2).await?;
+                slept(&core).await
+            }
+            .boxed()
+        },
+        act: |core, _| async move { core.add_port("web", udp()).await.map(drop) }.boxed(),
+        again: |core, _| {
+            async move {
+                if core.list_ports("web")?.len() == 1 {
+                    core.add_port("web", udp()).await?;
+                }
+                woken(&core).await?;
+                slept(&core).await
+            }
+            .boxed()
+        },
+        done: |view, _| {
+            either(view, None, Some(PodState::Sleeping))?;
+            Ok(view.pods["web"].forwards.len() == 2)
+        },
         makes_snapshots: false,
     });
 }

@@ -2,13 +2,15 @@
 the process is gone."""
 import json
 import os
+import re
+import selectors
 import shutil
 import socket
 import subprocess
 import threading
 import time
 
-from harness import Row, interleave, milliseconds
+from harness import Row, interleave, milliseconds, note
 from podman import Podman
 from torpord import Torpord
 from websocket import WebSocket
@@ -326,6 +328,56 @@ class Bench:
         row.ours.append(shown(200))
         return row
 
+    def v2(self, times):
+        """500 viewers of one pod's log as server-sent events, 50 of which take nothing, against one alone: until all that
+        read have all lines. The memory that the daemon takes for them is noted."""
+        lines, viewers, stalled = 2000, 500, 50
+        script = f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i; done; sleep 100000"
+        pod = self.pod(command=("sh", "-c", script))
+
+        def view():
+            connection = self.daemon.connect()
+            request = f"GET /v1/pods/{pod['id']}/logs HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n"
+            connection.sendall(request.encode())
+            connection.setblocking(False)
+            return connection
+
+        def until_all(connections):
+            wanted = [f'"line":"line {n + 1}"'.encode() for n in range(lines)]
+            texts = {c: bytearray() for c in connections}
+            poller = selectors.DefaultSelector()
+            for c in connections:
+                poller.register(c, selectors.EVENT_READ)
+            while texts:
+                for key, _ in poller.select(60):
+                    text = texts[key.fileobj]
+                    chunk = key.fileobj.recv(1 << 20)
+                    assert chunk, "the stream ended"
+                    text += chunk
+                    if wanted[-1] in chunk or wanted[-1] in text[-200:]:
+                        found = re.findall(rb'"line":"line \d+"', text)
+                        assert found == wanted, f"{len(found)} lines"
+                        poller.unregister(key.fileobj)
+                        del texts[key.fileobj]
+
+        def timed(count, idle):
+            begun = time.monotonic()
+            held = [view() for _ in range(idle)]
+            connections = [view() for _ in range(count)]
+            until_all(connections)
+            took = milliseconds(begun)
+            for c in held + connections:
+                c.close()
+            return took / count
+
+        timed(1, 0)
+        before = self.daemon.peak_memory()
+        row = interleave(Row("V2", 1.5, "all lines to each of 500 viewers, 50 more stall, against one viewer (ms a viewer)"),
+                         lambda: timed(viewers, stalled), lambda: timed(1, 0), times)
+        note(f"V2: the daemon's memory grew by {(self.daemon.peak_memory() - before) // 1024} MiB for {viewers + stalled} viewers")
+        self.daemon.remove(pod["id"])
+        return row
+
     def n1(self, _times):
         """Measured inside the driver: there is no call that makes a network alone."""
         row = Row("N1", 0.2, "a pod's network and forward, against nine ip and iptables commands")
@@ -337,4 +389,4 @@ class Bench:
 
 
 ROWS = {"L1": (Bench.l1, 15), "L2": (Bench.l2, 15), "L5": (Bench.l5, 11), "L6": (Bench.l6, 7), "L7": (Bench.l7, 7), "L12": (Bench.l12, 1),
-        "N1": (Bench.n1, 15), "A3": (Bench.a3, 15), "A3w": (Bench.a3_socket, 15), "V1": (Bench.v1, 1)}
+        "N1": (Bench.n1, 15), "A3": (Bench.a3, 15), "A3w": (Bench.a3_socket, 15), "V1": (Bench.v1, 1), "V2": (Bench.v2, 5)}

@@ -45,6 +45,11 @@ class Torpord:
                 time.sleep(0.02)
         self.tag = open(f"{self.state}/instance").read().strip()
 
+    def connect(self):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.socket)
+        return connection
+
     def call(self, method, path, body=None, kind="application/json"):
         connection = Unix(self.socket)
         headers = {}

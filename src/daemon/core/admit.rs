@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Core;
-use crate::api::types::{CreatePod, PortSpec, ReadySpec, Size, VolumeSpec};
+use crate::api::types::{CreatePod, PortPair, PortSpec, ReadySpec, Size, VolumeSpec};
 use crate::config::{self, DEFAULT_RESOURCES};
 use crate::host::volumes::OpenVolume;
 use crate::model::{
@@ -77,6 +77,7 @@ impl Core {
             labels: request.labels.clone(),
             ready: request.ready.as_ref().map(ready).transpose()?,
             secrets,
+            health: None, // its image has a say in it
             restart: request.restart.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
             tty: request.tty,
             stdin: request.stdin,
@@ -130,28 +131,31 @@ impl Core {
     fn ports(&self, specs: &[PortSpec]) -> Result<Vec<PortRequest>> {
         let mut ports: Vec<PortRequest> = Vec::new();
         for spec in specs {
-            let (pod, host) = match spec {
-                PortSpec::Pod(pod) => (*pod, None),
-                PortSpec::Full(pair) => {
-                    if pair.protocol.as_deref().is_some_and(|p| p != "tcp") {
-                        return Err(Error::new(Code::Unsupported, "only TCP ports can be forwarded for now"));
-                    }
-                    (pair.pod, pair.host)
-                }
+            let port = match spec {
+                PortSpec::Pod(pod) => PortRequest { pod: *pod, host: None, protocol: Protocol::Tcp },
+                PortSpec::Full(pair) => self.port(pair)?,
             };
-            if let Some(host) = host
-                && !self.config.allowed_ports.contains(host)
+            if let Some(host) = port.host
+                && ports.iter().any(|p| (p.host, p.protocol) == (port.host, port.protocol))
             {
-                let range = self.config.allowed_ports;
-                return Err(Error::invalid(format!("host port {host} is out of range"))
-                    .hint(format!("{} to {} are allowed (allowed-ports)", range.first, range.last)));
+                return Err(Error::invalid(format!("host port {host}/{} is asked for twice", port.protocol)));
             }
-            if host.is_some() && ports.iter().any(|p| p.host == host) {
-                return Err(Error::invalid(format!("host port {} is asked for twice", host.unwrap_or(0))));
-            }
-            ports.push(PortRequest { pod, host, protocol: Protocol::Tcp });
+            ports.push(port);
         }
         Ok(ports)
+    }
+
+    /// A forward that was asked for.
+    pub(super) fn port(&self, pair: &PortPair) -> Result<PortRequest> {
+        if let Some(host) = pair.host
+            && !self.config.allowed_ports.contains(host)
+        {
+            let range = self.config.allowed_ports;
+            return Err(Error::invalid(format!("host port {host} is out of range"))
+                .hint(format!("{} to {} are allowed (allowed-ports)", range.first, range.last)));
+        }
+        let protocol = pair.protocol.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+        Ok(PortRequest { pod: pair.pod, host: pair.host, protocol })
     }
 
     /// Where a volume lies: below the state directory if it has a name.

@@ -80,6 +80,10 @@ impl Core {
 
     async fn try_bring_up(self: &Arc<Self>, turn: &Turn<'_>, record: &PodRecord, from: &mut From) -> Result<()> {
         let secrets = self.secret_values(&record.id, &record.spec).await?;
+        // What goes on where it slept is as it was.
+        if matches!(from, From::Command) || record.state != PodState::Waking {
+            self.begin_health(turn.pod());
+        }
         match from {
             From::Command => {
                 let made = self.make_sandbox(turn, record).await?;
@@ -306,6 +310,7 @@ impl Core {
         let committed = self.commit_running(turn, change).await;
         if committed.is_ok() {
             self.watch_exit(pod);
+            self.watch_health(pod);
         } else {
             self.take_down(turn).await;
             turn.settle(self, |r| r.sandbox_pid = None).await;

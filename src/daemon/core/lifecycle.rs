@@ -14,7 +14,7 @@ use crate::api::types::SecretValue;
 use crate::host::files;
 use crate::host::shim::ExitRecord;
 use crate::model::{
-    Code, Error, ExitReason, Forward, ImageRecord, PodId, PodRecord, PodSpec, PodState, Restarts, Result, RootfsMode,
+    Code, Error, ExitReason, ImageRecord, PodId, PodRecord, PodSpec, PodState, Restarts, Result, RootfsMode,
     SecretValues, SnapshotId,
 };
 use crate::plan::bundle;
@@ -76,7 +76,7 @@ impl Core {
             Error::new(Code::Exhausted, format!("no address of {} is left", self.config.pod_cidr))
                 .hint("remove pods that are no longer needed or configure a larger pod-cidr")
         })?;
-        let forwards = self.reserve_ports(&spec, &records)?;
+        let forwards = self.reserve_ports(&spec.ports, &records)?;
         let record = PodRecord {
             id,
             spec,
@@ -109,7 +109,7 @@ impl Core {
         };
         if let Err(e) = added {
             for f in &record.forwards {
-                self.host.ports.release(f.host);
+                self.host.ports.release(f.host, f.protocol);
             }
             let _ = files::remove_tree(&self.dirs.pod(&record.id)).await;
             return Err(e);
@@ -117,46 +117,6 @@ impl Core {
         let pod = Pod::new(record, &self.events);
         self.insert(Arc::clone(&pod));
         Ok(pod)
-    }
-
-    /// Holds a real listening socket on each host port asked for; on failure none is held.
-    fn reserve_ports(&self, spec: &PodSpec, records: &[PodRecord]) -> Result<Vec<Forward>> {
-        let mut taken: std::collections::BTreeSet<u16> =
-            records.iter().flat_map(|r| r.forwards.iter().map(|f| f.host)).collect();
-        let mut held: Vec<Forward> = Vec::new();
-        let all = (|| {
-            // Those asked for by number first, so that the pool never takes one of them.
-            let mut wanted: Vec<_> = spec.ports.iter().enumerate().collect();
-            wanted.sort_by_key(|(_, p)| p.host.is_none());
-            let mut given = vec![None; wanted.len()];
-            for (at, port) in wanted {
-                let host = match port.host {
-                    Some(host) if taken.contains(&host) => {
-                        return Err(Error::new(Code::PortTaken, format!("host port {host} is taken by another pod"))
-                            .hint("ask for another port, or for none to get one of the pool"));
-                    }
-                    Some(host) => {
-                        self.host.ports.reserve(host)?;
-                        host
-                    }
-                    None => self
-                        .host
-                        .ports
-                        .reserve_any(self.config.port_range.first..=self.config.port_range.last, &taken)?,
-                };
-                taken.insert(host);
-                let forward = Forward { pod: port.pod, host, protocol: port.protocol };
-                held.push(forward);
-                given[at] = Some(forward);
-            }
-            Ok(given.into_iter().flatten().collect())
-        })();
-        if all.is_err() {
-            for f in &held {
-                self.host.ports.release(f.host);
-            }
-        }
-        all
     }
 
     /// Makes a pod, and starts it unless told otherwise. All or nothing: if it can't be started it is gone again.
@@ -350,7 +310,7 @@ impl Core {
             }
         }
         for f in &record.forwards {
-            self.host.ports.release(f.host);
+            self.host.ports.release(f.host, f.protocol);
         }
         if let Err(e) = self.host.secrets.remove(&record.id) {
             tracing::error!(pod = %record.id, error = %e.report(), "forget its secrets: the next start does");

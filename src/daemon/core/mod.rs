@@ -7,10 +7,13 @@
 mod admit;
 mod boot;
 mod capacity;
+mod copy;
 mod doctor;
 pub mod events;
 mod exits;
 mod files;
+mod forward;
+mod health;
 pub mod idempotency;
 mod images;
 mod lifecycle;
@@ -323,9 +326,9 @@ impl Core {
             ) && record.sandbox_pid.is_some();
             for f in &record.forwards {
                 let target = std::net::SocketAddrV4::new(record.address, f.pod);
-                self.host.ports.target(f.host, open.then_some(target));
+                self.host.ports.target(f.host, f.protocol, open.then_some(target));
                 if open {
-                    all.push(crate::plan::firewall::ForwardTo { host: f.host, target });
+                    all.push(crate::plan::firewall::ForwardTo { host: f.host, protocol: f.protocol, target });
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::events::Events;
 use super::terminals::Followed;
 use crate::daemon::db::Db;
 use crate::host::shim::Shim;
-use crate::model::{Code, Error, PodRecord, PodState, Result};
+use crate::model::{Code, Error, Health, PodRecord, PodState, Result};
 
 /// Programs and terminals of one pod that are followed at once: each takes a connection of its shim's, which must have some
 /// left for what torpord asks.
@@ -26,6 +26,9 @@ pub struct Pod {
     streams: Arc<Semaphore>,
     unsaved: AtomicBool,
     gone: AtomicBool,
+    /// One for each copy of files that may be under way.
+    pub(super) copies: Arc<tokio::sync::Semaphore>,
+    health: Mutex<Option<Health>>,
 }
 
 /// The right to change a pod; given back when dropped.
@@ -46,7 +49,19 @@ impl Pod {
             streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             unsaved: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            health: Mutex::new(None),
+            copies: Arc::new(tokio::sync::Semaphore::new(super::copy::AT_ONCE)),
         })
+    }
+
+    /// How it is; none: it has no health check, or none was made.
+    pub fn health(&self) -> Option<Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets how it is.
+    pub fn set_health(&self, health: Option<Health>) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
     }
 
     /// Its record as last committed.

@@ -40,8 +40,9 @@ impl Core {
     async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         let turn = pod.turn().await;
         let record = turn.record();
+        self.remember_health(pod);
         for f in &record.forwards {
-            if let Err(e) = self.host.ports.reserve(f.host) {
+            if let Err(e) = self.host.ports.reserve(f.host, f.protocol) {
                 tracing::warn!(pod = %record.id, error = %e.report(), "a port of the pod was taken meanwhile");
             }
         }
@@ -167,6 +168,7 @@ impl Core {
         self.limit_as_recorded(&record).await;
         tracing::info!(pod = %record.id, name = %record.spec.name, pid = ?status.sandbox_pid, "adopted");
         self.watch_exit(pod);
+        self.watch_health(pod);
         Ok(())
     }
 

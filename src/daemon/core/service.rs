@@ -10,14 +10,15 @@ use tokio::sync::watch;
 
 use super::idempotency::Intent;
 use super::lifecycle::New;
+use super::pod::Pod;
 use super::snapshots::Copy;
 use super::{Core, admit, view};
 use crate::api::types;
 use crate::host::layers::ImportSource;
-use crate::host::logs::{self, LogLine, LogQuery};
+use crate::host::logs::{self, LogLine, LogQuery, Raw};
 use crate::host::progress::Progress;
 use crate::host::shim::ExecOutput;
-use crate::model::{Error, PodRecord, PodState, Result, SecretTarget};
+use crate::model::{Error, PodId, PodRecord, PodState, Result, SecretTarget};
 
 /// The longest grace period.
 const LONGEST_GRACE: u64 = 3600;
@@ -40,8 +41,10 @@ impl Core {
         request: types::CreatePod,
         intent: Option<Intent>,
     ) -> Result<types::Pod> {
-        let (spec, secrets) = self.admit(&request)?;
+        let (mut spec, secrets) = self.admit(&request)?;
         let image = self.image(&spec.image).await?;
+        spec.health = super::health::wanted(request.health.as_ref(), image.config.healthcheck.as_ref())?;
+        crate::plan::admission::check(&spec)?;
         if spec.command.is_empty() && image.config.cmd.is_empty() && image.config.entrypoint.is_empty() {
             return Err(Error::invalid(format!("image {} has no command of its own", spec.image)).hint("give one"));
         }
@@ -190,7 +193,31 @@ impl Core {
         reference: &str,
         query: LogQuery,
     ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + Send + use<>> {
+        let (dir, ended) = self.log_of(self.find(reference)?.as_ref());
+        logs::read(&dir, query, ended)
+    }
+
+    /// As [`Core::logs`], the records as they lie there, after the one that was `seen`; with them the id of the pod. A record of
+    /// another pod, which had the name before, says nothing about this one.
+    ///
+    /// # Errors
+    /// [`crate::model::Code::NotFound`].
+    pub fn log_records(
+        &self,
+        reference: &str,
+        seen: Option<&(PodId, u64)>,
+        query: LogQuery,
+    ) -> Result<(PodId, impl Stream<Item = Result<Raw>> + Send + use<>)> {
         let pod = self.find(reference)?;
+        let id = pod.record().id;
+        let (dir, ended) = self.log_of(&pod);
+        let after = seen.filter(|(of, _)| *of == id).map(|(_, number)| *number);
+        let records = logs::read_raw(&dir, LogQuery { after, ..query }, ended)?;
+        Ok((id, records))
+    }
+
+    /// Where a pod's log lies, and what tells that no more will come.
+    fn log_of(&self, pod: &Pod) -> (PathBuf, watch::Receiver<bool>) {
         let (over, ended) = watch::channel(false);
         let (mut record, shutdown) = (pod.watch(), self.shutdown.clone());
         tokio::spawn(async move {
@@ -201,7 +228,7 @@ impl Core {
             }
             over.send_replace(true);
         });
-        logs::read(&self.dirs.log(&pod.record().id), query, ended)
+        (self.dirs.log(&pod.record().id), ended)
     }
 
     /// `POST /v1/pods/{pod}/snapshots`.

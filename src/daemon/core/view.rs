@@ -2,7 +2,7 @@
 
 use super::Core;
 use crate::api::types;
-use crate::model::{ImageRecord, Manifest, PodRecord, PodState, SnapshotInfo};
+use crate::model::{Forward, ImageRecord, Manifest, PodRecord, PodState, SnapshotInfo};
 
 impl Core {
     /// A pod as the API shows it.
@@ -17,11 +17,7 @@ impl Core {
             env_names: r.spec.env.keys().cloned().collect(),
             secrets: super::secrets::show(&r.spec.secrets),
             address: r.address.to_string(),
-            ports: r
-                .forwards
-                .iter()
-                .map(|f| types::PortInfo { pod: f.pod, host: f.host, protocol: "tcp".into() })
-                .collect(),
+            ports: r.forwards.iter().map(forward).collect(),
             resources: super::capacity::limits(&r.spec.resources),
             volumes: r
                 .spec
@@ -45,6 +41,7 @@ impl Core {
             exit_code: r.exit_code,
             exit_reason: r.exit_reason.map(reason),
             last_error: r.last_error.clone(),
+            health: self.pod(&r.id).and_then(|p| p.health()).map(|h| super::health::show(&h)),
             restart: r.spec.restart.to_string(),
             tty: r.spec.tty,
             stdin: r.spec.stdin,
@@ -52,6 +49,11 @@ impl Core {
             restart_at: r.restarts.at.filter(|_| r.state == PodState::Stopped).map(|t| t.to_string()),
         }
     }
+}
+
+/// A forward as the API shows it.
+pub(super) fn forward(f: &Forward) -> types::PortInfo {
+    types::PortInfo { pod: f.pod, host: f.host, protocol: f.protocol.to_string() }
 }
 
 /// The stable name of why a command ended.

@@ -105,7 +105,7 @@ fn begin(wanted: &Wanted, headers: &HeaderMap) -> Result<Begin> {
 }
 
 /// What happens to pods, as it happens: `created`, `started`, `exited`, `oom`, `stopped`, `paused`, `resumed`, `sleeping`, `woke`, `snapshot`,
-/// `restored`, `rootfs-reset`, `failed`, `renamed`, `updated`, `removed`. With `Last-Event-ID` it goes on after an event that was seen. The last 4096
+/// `restored`, `rootfs-reset`, `failed`, `renamed`, `updated`, `health`, `removed`. With `Last-Event-ID` it goes on after an event that was seen. The last 4096
 /// are kept; whoever was away or slow for longer gets an event of type `gap`, and so does whoever goes on from an id of before
 /// torpord was started.
 #[utoipa::path(get, path = "/v1/events", tag = "system", operation_id = "events",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -14,10 +14,9 @@ use super::idempotency::MaybeIntent;
 use super::stream;
 use crate::api::problem::Problem;
 use crate::api::types::{
-    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, RestorePod, Snapshot, StartPod, StopPod, WakePod,
+    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, Pod, RestorePod, Snapshot, StartPod, StopPod, WakePod,
 };
 use crate::daemon::core::Core;
-use crate::host::logs::LogQuery;
 use crate::model::{Error, base64};
 
 type Cored = State<Arc<Core>>;
@@ -200,41 +199,6 @@ fn text(bytes: Vec<u8>) -> (String, String) {
         Ok(text) => (text, "utf-8".into()),
         Err(e) => (base64::encode(e.as_bytes()), "base64".into()),
     }
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Lines {
-    /// Go on with what is still to come, until the pod's command ends.
-    #[serde(default)]
-    follow: bool,
-    /// Only that many of the last lines.
-    tail: Option<u64>,
-    /// Only lines since then (RFC 3339).
-    since: Option<String>,
-}
-
-/// A pod's output, one object a line; as `text/plain` if that is asked for by `Accept`.
-#[utoipa::path(get, path = "/v1/pods/{pod}/logs", tag = "pods", operation_id = "podLogs",
-    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id"), Lines),
-    responses((status = 200, description = "The lines", body = LogLine, content_type = "application/x-ndjson"),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn logs(
-    State(core): Cored,
-    Path(pod): Path<String>,
-    Query(q): Query<Lines>,
-    headers: HeaderMap,
-) -> Answer<Response> {
-    let since = match q.since {
-        Some(text) => Some(
-            text.parse()
-                .map_err(|_| Error::invalid("since is no RFC 3339 time").hint("such as 2026-01-31T12:00:00Z"))?,
-        ),
-        None => None,
-    };
-    let query = LogQuery { tail: q.tail, since, follow: q.follow };
-    Ok(stream::log(&headers, core.logs(&pod, query)?).into_response())
 }
 
 /// Takes a snapshot of a running pod, which goes on. Progress as for sleep.

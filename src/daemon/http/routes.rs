@@ -13,7 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    answer, events, exec_socket, idempotency, list, pods, stats, store, system, terminal, tokens, update, volumes,
+    answer, events, exec_socket, files, idempotency, list, logs, pods, ports, stats, store, system, terminal, tokens,
+    update, volumes,
 };
 use crate::daemon::core::Core;
 use crate::model::token::Caller;
@@ -65,8 +66,10 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(terminal::inspect, terminal::delete))
         .routes(routes!(terminal::open))
         .routes(routes!(terminal::top))
-        .routes(routes!(pods::logs))
+        .routes(routes!(logs::logs))
         .routes(routes!(stats::stats))
+        .routes(routes!(ports::list, ports::add))
+        .routes(routes!(ports::remove))
         .routes(routes!(pods::snapshot))
         .routes(routes!(store::snapshots))
         .routes(routes!(store::snapshot, store::delete_snapshot))
@@ -90,10 +93,20 @@ fn images() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
     (router, document)
 }
 
+/// Archives are as long as they are, and come as slowly as they are made.
+fn archives() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
+    let (router, document) = OpenApiRouter::<Arc<Core>>::new()
+        .routes(routes!(files::get, files::put))
+        .routes(routes!(files::stat))
+        .split_for_parts();
+    (router.layer(DefaultBodyLimit::disable()), document)
+}
+
 /// The OpenAPI document.
 pub fn document() -> serde_json::Value {
     let (_, mut document) = build();
     document.merge(images().1);
+    document.merge(archives().1);
     idempotency::describe(&mut document);
     super::document::guarded(serde_json::to_value(document).unwrap_or_default())
 }
@@ -118,6 +131,7 @@ pub(super) fn plain(core: Arc<Core>) -> Router {
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(IDLE))
         .merge(images().0.layer(once))
+        .merge(archives().0)
         .route("/openapi.json", get(move || async move { Json(shown) }))
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)

@@ -1,4 +1,4 @@
-//! Answers that come in pieces: progress of long calls, and logs.
+//! Answers that come in pieces: progress of long calls.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,13 +13,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::answer::Refused;
 use crate::api::problem::Problem;
-use crate::api::types::{LogLine, ProgressInfo, Step};
-use crate::host::logs;
+use crate::api::types::{ProgressInfo, Step};
 use crate::host::progress::Progress;
 use crate::model::Result;
 
 /// The media type of answers in pieces.
-const NDJSON: &str = "application/x-ndjson";
+pub(super) const NDJSON: &str = "application/x-ndjson";
 /// Between two pieces of progress.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -58,11 +57,11 @@ impl Drop for ReadToEnd {
 }
 
 /// Whether the client asked for that media type.
-fn wants(headers: &HeaderMap, media: &str) -> bool {
+pub(super) fn wants(headers: &HeaderMap, media: &str) -> bool {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(media))
 }
 
-fn line<T: Serialize>(value: &T) -> Bytes {
+pub(super) fn line<T: Serialize>(value: &T) -> Bytes {
     let mut bytes = serde_json::to_vec(value).unwrap_or_default();
     bytes.push(b'\n');
     Bytes::from(bytes)
@@ -109,45 +108,4 @@ where
     });
     let body = Body::from_stream(ReceiverStream::new(receiver));
     (status, [(header::CONTENT_TYPE, NDJSON)], body).into_response()
-}
-
-fn write(lines: Vec<logs::LogLine>, plain: bool) -> Bytes {
-    let mut bytes = Vec::new();
-    for l in lines {
-        if plain {
-            bytes.extend_from_slice(l.line.as_bytes());
-            if !l.partial {
-                bytes.push(b'\n');
-            }
-        } else {
-            let shown = LogLine {
-                timestamp: l.timestamp.to_string(),
-                stream: match l.stream {
-                    crate::channel::Stream::Stdout => "stdout".into(),
-                    crate::channel::Stream::Stderr => "stderr".into(),
-                },
-                line: l.line,
-                partial: l.partial,
-            };
-            bytes.extend_from_slice(&line(&shown));
-        }
-    }
-    Bytes::from(bytes)
-}
-
-/// Answers with log lines: objects, or plain text to a client that asked for it.
-pub(super) fn log(
-    headers: &HeaderMap,
-    lines: impl Stream<Item = Result<Vec<logs::LogLine>>> + Send + 'static,
-) -> Response {
-    let plain = wants(headers, "text/plain");
-    let body = lines.then(move |lines| async move {
-        let written = match lines {
-            Ok(lines) => logs::aside(move || write(lines, plain)).await,
-            Err(e) => Err(e),
-        };
-        written.map_err(|e| std::io::Error::other(e.report()))
-    });
-    let media = if plain { "text/plain; charset=utf-8" } else { NDJSON };
-    ([(header::CONTENT_TYPE, media)], Body::from_stream(body)).into_response()
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{Decompressed, Index, decompress, json};
-use crate::model::{Attempt, Code, Digest, Error, ImageConfig, Result};
+use crate::model::{Attempt, Code, Digest, Error, HealthAsk, HealthCheck, ImageConfig, Result};
 
 /// Bytes of a JSON document.
 const DOCUMENT: u64 = 4 << 20;
@@ -95,11 +95,12 @@ pub(super) fn read(index: Index) -> Result<Image> {
         if index.entries.contains_key("index.json") { read_oci(&index)? } else { read_docker(&index)? };
     // What an index says of an image is only a claim.
     let here = here()?;
-    if *config.architecture() != here || *config.os() != Os::Linux {
-        let text = format!("the image is for {} on {}, not for linux on {here}", config.os(), config.architecture());
+    if *config.oci.architecture() != here || *config.oci.os() != Os::Linux {
+        let text =
+            format!("the image is for {} on {}, not for linux on {here}", config.oci.os(), config.oci.architecture());
         return Err(bad(text));
     }
-    let given = config.rootfs().diff_ids();
+    let given = config.oci.rootfs().diff_ids();
     if given.len() != layers.len() {
         return Err(bad(format!("the image has {} layers and {} digests for them", layers.len(), given.len())));
     }
@@ -151,7 +152,7 @@ fn index_or_manifest<T: for<'a> Deserialize<'a>>(
     serde_json::from_value(value).attempt(Code::BadArchive, || format!("understand {name:?}"))
 }
 
-type Found = (ImageConfiguration, Vec<(String, Option<Digest>)>);
+type Found = (Config, Vec<(String, Option<Digest>)>);
 
 fn read_oci(index: &Index) -> Result<Found> {
     let mut top: ImageIndex = index_or_manifest(index, "index.json", None, true)?;
@@ -166,7 +167,7 @@ fn read_oci(index: &Index) -> Result<Found> {
         }
         let manifest: ImageManifest = index_or_manifest(index, &name, Some(&digest), false)?;
         let (name, digest) = blob(index, manifest.config())?;
-        let config = document(index, &name, Some(&digest))?;
+        let config = configuration(index, &name, Some(&digest))?;
         let layers =
             manifest.layers().iter().map(|l| blob(index, l).map(|(n, d)| (n, Some(d)))).collect::<Result<_>>()?;
         return Ok((config, layers));
@@ -215,12 +216,65 @@ fn read_docker(index: &Index) -> Result<Found> {
     // Named by its digest: `<hex>.json`, or a path of the OCI layout that is in the archive too.
     let name = entry.config.rsplit('/').next().unwrap_or("");
     let digest: Option<Digest> = format!("sha256:{}", name.trim_end_matches(".json")).parse().ok();
-    let config = document(index, &entry.config, digest.as_ref())?;
+    let config = configuration(index, &entry.config, digest.as_ref())?;
     Ok((config, entry.layers.into_iter().map(|l| (l, None)).collect()))
 }
 
-fn convert(image: &ImageConfiguration) -> Result<ImageConfig> {
-    let Some(c) = image.config() else { return Ok(ImageConfig::default()) };
+/// What an image says of its health, which OCI has no word for: docker's `Healthcheck`, times in nanoseconds.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Healthcheck {
+    test: Vec<String>,
+    interval: u64,
+    timeout: u64,
+    retries: u32,
+    start_period: u64,
+}
+
+impl Healthcheck {
+    /// None: it has no check, or one that it inherits from nobody.
+    fn check(self) -> Option<HealthCheck> {
+        let command = match self.test.split_first()? {
+            (kind, rest) if kind == "CMD" => rest.to_vec(),
+            (kind, rest) if kind == "CMD-SHELL" => {
+                ["/bin/sh", "-c"].map(str::to_owned).iter().chain(rest).cloned().collect()
+            }
+            _ => return None,
+        };
+        // An image is not refused for what docker would take: it is checked as often as may be.
+        let most = 24 * 3_600_000;
+        let or = |nanoseconds: u64, default| match nanoseconds.div_ceil(1_000_000) {
+            0 => default,
+            ms => ms.clamp(100, most),
+        };
+        Some(HealthCheck {
+            ask: HealthAsk::Command(command),
+            interval_ms: or(self.interval, 30_000),
+            timeout_ms: or(self.timeout, 30_000),
+            retries: if self.retries == 0 { 3 } else { self.retries.min(1000) },
+            start_period_ms: or(self.start_period, 0),
+        })
+    }
+}
+
+/// A configuration, and docker's word on the image's health.
+struct Config {
+    oci: ImageConfiguration,
+    health: Option<HealthCheck>,
+}
+
+fn configuration(index: &Index, name: &str, digest: Option<&Digest>) -> Result<Config> {
+    let what = || format!("understand {name:?}");
+    let mut value: serde_json::Value = document(index, name, digest)?;
+    let health = match value.pointer_mut("/config/Healthcheck").map(serde_json::Value::take) {
+        None | Some(serde_json::Value::Null) => None,
+        Some(said) => serde_json::from_value::<Healthcheck>(said).attempt(Code::BadArchive, what)?.check(),
+    };
+    Ok(Config { oci: serde_json::from_value(value).attempt(Code::BadArchive, what)?, health })
+}
+
+fn convert(image: &Config) -> Result<ImageConfig> {
+    let Some(c) = image.oci.config() else { return Ok(ImageConfig::default()) };
     let texts = |o: &Option<Vec<String>>| o.clone().unwrap_or_default();
     let config = ImageConfig {
         entrypoint: texts(c.entrypoint()),
@@ -229,9 +283,29 @@ fn convert(image: &ImageConfiguration) -> Result<ImageConfig> {
         working_dir: c.working_dir().clone().unwrap_or_default(),
         user: c.user().clone().unwrap_or_default(),
         stop_signal: c.stop_signal().clone().unwrap_or_default(),
+        healthcheck: image.health.clone(),
         labels: c.labels().clone().unwrap_or_default().into_iter().collect(),
     };
     crate::plan::admission::check_image(&config)
         .map_err(|e| bad("the image's configuration can't be used").because(e))?;
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_s_health_checks() {
+        let check = |text: &str| serde_json::from_str::<Healthcheck>(text).unwrap().check();
+        let shell =
+            check(r#"{"Test":["CMD-SHELL","curl -f x"],"Interval":5000000000,"Retries":7,"StartInterval":1}"#).unwrap();
+        assert_eq!(shell.ask, HealthAsk::Command(["/bin/sh", "-c", "curl -f x"].map(str::to_owned).to_vec()));
+        assert_eq!((shell.interval_ms, shell.timeout_ms, shell.retries, shell.start_period_ms), (5000, 30_000, 7, 0));
+        let plain = check(r#"{"Test":["CMD","a","b"],"StartPeriod":1500000000}"#).unwrap();
+        assert_eq!((plain.ask, plain.start_period_ms), (HealthAsk::Command(vec!["a".into(), "b".into()]), 1500));
+        for none in [r#"{"Test":["NONE"]}"#, r#"{"Test":[]}"#, "{}"] {
+            assert_eq!(check(none), None, "{none}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ async fn the_last_lines_and_those_since_then() {
     let query = |tail, since: Option<i64>| LogQuery {
         tail,
         since: since.map(|s| Timestamp::from_second(s).unwrap()),
-        follow: false,
+        ..LogQuery::default()
     };
     assert_eq!(w.read(query(Some(2), None)).await, [29, 30], "current is empty");
     w.write(5);
@@ -84,7 +84,7 @@ async fn a_follower_gets_each_line_once_over_rotations_and_torn_ends() {
     let mut w = Writer::new(20);
     w.write(3);
     let (end, ended) = watch::channel(false);
-    let stream = read(w.dir.path(), LogQuery { tail: Some(1), since: None, follow: true }, ended).unwrap();
+    let stream = read(w.dir.path(), LogQuery { tail: Some(1), follow: true, ..LogQuery::default() }, ended).unwrap();
     let follower = tokio::spawn(stream.map(Result::unwrap).concat());
     for turn in 0..100 {
         w.write(turn % 7);
@@ -159,4 +159,53 @@ async fn rubbish_in_the_files_is_passed_over() {
     w.next = 3;
     w.write(2);
     assert_eq!(w.read(LogQuery::default()).await, [1, 3, 4]);
+}
+
+#[tokio::test]
+async fn who_goes_on_after_a_record_is_told_what_is_not_there_any_more() {
+    let mut w = Writer::new(3);
+    w.write(10);
+    let raw = async |w: &Writer, query: LogQuery| {
+        let (_end, ended) = watch::channel(false);
+        let all: Vec<Raw> = read_raw(w.dir.path(), query, ended).unwrap().map(Result::unwrap).collect().await;
+        let numbers: Vec<u64> =
+            all.iter().flat_map(|r| records(&r.records).map(|(n, _)| n).collect::<Vec<_>>()).collect();
+        (all.iter().map(|r| r.missed).sum::<u64>(), numbers)
+    };
+    let after = |n| LogQuery { after: Some(n), tail: Some(1), ..LogQuery::default() };
+    assert_eq!(raw(&w, after(7)).await, (0, vec![8, 9, 10]));
+    assert_eq!(raw(&w, after(10)).await, (0, vec![]));
+    assert_eq!(raw(&w, after(99)).await, (0, vec![]), "an id that is still to come");
+    assert_eq!(raw(&w, LogQuery { tail: Some(2), ..LogQuery::default() }).await, (0, vec![9, 10]));
+    let since = Some(Timestamp::from_second(9).unwrap());
+    assert_eq!(raw(&w, LogQuery { since, ..after(2) }).await, (0, vec![9, 10]));
+    for _ in 0..4 {
+        w.rotate();
+        w.write(5);
+    }
+    // Two files and the current one are left: 16 to 30.
+    assert_eq!(raw(&w, after(8)).await, (7, (16..=30).collect()));
+    assert_eq!(raw(&w, after(15)).await, (0, (16..=30).collect()));
+    assert_eq!(raw(&w, LogQuery::default()).await, (0, (16..=30).collect()), "nobody had anything before");
+
+    // A record that is longer than a batch, and a follower that is overtaken.
+    let (end, ended) = watch::channel(false);
+    let query = LogQuery { follow: true, ..after(28) };
+    let mut follower = Box::pin(read_raw(w.dir.path(), query, ended).unwrap());
+    assert_eq!(records(&follower.next().await.unwrap().unwrap().records).count(), 2);
+    for _ in 0..4 {
+        w.rotate();
+        w.write(5);
+    }
+    let line = "y".repeat(3 * RAW).into();
+    let timestamp = Timestamp::UNIX_EPOCH;
+    let long = Record { n: w.next, timestamp, stream: channel::Stream::Stderr, line, partial: false, notice: false };
+    let long = [serde_json::to_vec(&long).unwrap(), b"\n".to_vec()].concat();
+    w.current().write_all(&long).unwrap();
+    end.send(true).unwrap();
+    let rest: Vec<Raw> = follower.map(Result::unwrap).collect().await;
+    let numbers: Vec<u64> = rest.iter().flat_map(|r| records(&r.records).map(|(n, _)| n).collect::<Vec<_>>()).collect();
+    let missed: u64 = rest.iter().map(|r| r.missed).sum();
+    assert_eq!((numbers.last(), missed + numbers.len() as u64), (Some(&51), 21), "{numbers:?}");
+    assert_eq!(rest.last().unwrap().records.len(), long.len());
 }

@@ -3,6 +3,7 @@
 //! Every pod's link ends in one router namespace, and one link leads from there to the host. After a crash: namespaces are
 //! files in the run directory named after sandboxes, links bear the pod's or the instance's name, chains the tag.
 
+mod conntrack;
 mod iptables;
 mod links;
 mod netns;
@@ -16,8 +17,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::host::files;
-use crate::model::{Code, Error, InstanceTag, Result};
+use crate::model::{Attempt, Code, Error, InstanceTag, Result};
 use crate::plan::firewall::{self, ForwardTo, HostChains};
+use crate::plan::flows::Changed;
 pub use crate::plan::network::PodNet;
 use crate::plan::network::{self, Addressing};
 use links::Links;
@@ -169,6 +171,28 @@ impl RealNetwork {
         Ok(())
     }
 
+    /// What the kernel keeps in mind of forwards that have changed is forgotten, on the host and in the router. Where that
+    /// fails, flows of before are led to where they led until they have been quiet for a while.
+    async fn forget_flows(&self, changed: Changed, own: &[Ipv4Addr]) {
+        if changed == Changed::default() {
+            return;
+        }
+        let router = [self.config.addressing.router_end()];
+        let netns = self.netns("router");
+        let (again, own) = (changed.clone(), own.to_vec());
+        let here = tokio::task::spawn_blocking(move || conntrack::forget(&changed, &own));
+        let there = netns::on_thread(&netns, move |path| {
+            nix::sched::setns(std::fs::File::open(path)?, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            conntrack::forget(&again, &router)
+        });
+        let (here, there) = tokio::join!(here, there);
+        let here = here.map_err(std::io::Error::other).and_then(|done| done);
+        let here = here.attempt(Code::Internal, || "forget the host's flows".into());
+        for e in [here, there].into_iter().filter_map(Result::err) {
+            tracing::warn!(error = %e.report(), "flows of forwards that have changed");
+        }
+    }
+
     async fn set_host_rules(&self, forwards: &BTreeSet<ForwardTo>) -> Result<()> {
         let all: Vec<ForwardTo> = forwards.iter().copied().collect();
         iptables::restore(&self.chains.content(&self.config.addressing, &all)).await
@@ -305,6 +329,7 @@ impl Network for RealNetwork {
                 );
                 return Err(e);
             }
+            self.forget_flows(Changed::between(&state.forwards, &wanted), &state.own).await;
         } else {
             self.set_host_rules(&wanted).await?; // the router gets its half when it is made
         }

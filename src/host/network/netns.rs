@@ -15,7 +15,7 @@ pub(super) fn open(path: &Path) -> Result<File> {
 }
 
 /// Runs `work` on a thread of its own, which ends with it.
-async fn on_thread<T: Send + 'static>(
+pub(super) async fn on_thread<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
 ) -> Result<T> {

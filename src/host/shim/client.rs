@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::stream::FARTHEST;
-use super::{ExecOutput, ExitRecord, Shim, ShimStatus, ShimStream};
+use super::{ExecOutput, ExitRecord, Running, Shim, ShimStatus, ShimStream};
 use crate::channel::control::{self, Answer, Ask, kind};
 use crate::channel::secrets::SecretFiles;
 use crate::channel::stream::StreamAsk;
@@ -54,6 +54,11 @@ impl Connection {
     }
 }
 
+/// A shim that does not answer (any more).
+pub(super) fn lost(what: &str, e: std::io::Error) -> Error {
+    Error::new(Code::Runtime, format!("{what}: the pod's shim does not answer")).because(e)
+}
+
 impl ShimClient {
     /// The shim of that socket.
     pub fn new(socket: PathBuf) -> Self {
@@ -82,10 +87,6 @@ impl ShimClient {
         }
     }
 
-    fn lost(what: &str, e: std::io::Error) -> Error {
-        Error::new(Code::Runtime, format!("{what}: the pod's shim does not answer")).because(e)
-    }
-
     /// A connection on which the question has been asked: a kept one if it is still good.
     async fn ask(&self, what: &str, ask: &Ask) -> Result<Connection> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -95,8 +96,8 @@ impl ShimClient {
                 return Ok(c);
             }
         }
-        let mut c = self.connect().await.map_err(|e| Self::lost(what, e))?;
-        c.send(ask).await.map_err(|e| Self::lost(what, e))?;
+        let mut c = self.connect().await.map_err(|e| lost(what, e))?;
+        c.send(ask).await.map_err(|e| lost(what, e))?;
         Ok(c)
     }
 
@@ -104,7 +105,7 @@ impl ShimClient {
         let work = async {
             let mut c = self.ask(what, ask).await?;
             loop {
-                let (k, payload) = c.next().await.map_err(|e| Self::lost(what, e))?;
+                let (k, payload) = c.next().await.map_err(|e| lost(what, e))?;
                 if k == kind::JSON {
                     self.keep(c);
                     return parse(what, &payload);
@@ -133,7 +134,7 @@ impl ShimClient {
         let mut exec = exec.clone();
         exec.stdin = !stdin.is_empty();
         let wants_input = exec.stdin;
-        let mut c = self.ask(what, &Ask::Exec { exec, timeout_ms: timeout.map(millis) }).await?;
+        let mut c = self.ask(what, &Ask::Exec { exec, timeout_ms: timeout.map(millis), whole: false }).await?;
         let mut output = ExecOutput::default();
         let (payload, feeding) = {
             let (mut reader, mut writer) = c.stream.split();
@@ -180,7 +181,7 @@ impl ShimClient {
                 }
             }
         };
-        let payload = payload.map_err(|e| Self::lost(what, e))?;
+        let payload = payload.map_err(|e| lost(what, e))?;
         match parse(what, &payload)? {
             Answer::Exited { code, signal, timed_out, truncated } => {
                 output.truncated |= truncated;
@@ -211,7 +212,7 @@ fn is_closed(stream: &UnixStream) -> bool {
     nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
-fn parse(what: &str, payload: &[u8]) -> Result<Answer> {
+pub(super) fn parse(what: &str, payload: &[u8]) -> Result<Answer> {
     match serde_json::from_slice(payload).attempt(Code::Internal, || format!("{what}: read the shim's answer"))? {
         Answer::Failed { code, message } => Err(Error::new(code, format!("{what}: {message}"))),
         answer => Ok(answer),
@@ -270,7 +271,7 @@ impl Shim for ShimClient {
         };
         let begin = async {
             let mut c = self.ask(label, &Ask::Stream(what.clone())).await?;
-            let (_, payload) = c.next().await.map_err(|e| Self::lost(label, e))?;
+            let (_, payload) = c.next().await.map_err(|e| lost(label, e))?;
             match parse(label, &payload).map_err(too_old)? {
                 Answer::Opened(opened) if opened.start.max(opened.end) <= FARTHEST => {
                     Ok(ShimStream::new(c.stream, c.buffer, opened))
@@ -307,6 +308,14 @@ impl Shim for ShimClient {
         }
     }
 
+    async fn begin(&self, exec: &Exec, timeout: Option<Duration>) -> Result<Running> {
+        let ask = Ask::Exec { exec: exec.clone(), timeout_ms: timeout.map(millis), whole: true };
+        // A connection of its own: it is not used again.
+        let mut c = self.connect().await.map_err(|e| lost("run a program", e))?;
+        c.send(&ask).await.map_err(|e| lost("run a program", e))?;
+        Ok(Running::new(Box::new(c.stream), c.buffer))
+    }
+
     async fn signal(&self, signal: i32) -> Result<()> {
         self.done("send a signal", &Ask::Signal { signal }, SOON).await
     }
@@ -332,9 +341,9 @@ impl Shim for ShimClient {
         let message = control::encode(kind::SECRETS, &files.encode());
         let work = async {
             // A connection of its own: nothing of them is kept.
-            let mut c = self.connect().await.map_err(|e| Self::lost(what, e))?;
-            c.stream.write_all(&message).await.map_err(|e| Self::lost(what, e))?;
-            let (_, payload) = c.next().await.map_err(|e| Self::lost(what, e))?;
+            let mut c = self.connect().await.map_err(|e| lost(what, e))?;
+            c.stream.write_all(&message).await.map_err(|e| lost(what, e))?;
+            let (_, payload) = c.next().await.map_err(|e| lost(what, e))?;
             match parse(what, &payload)? {
                 Answer::Done => Ok(()),
                 other => Err(unexpected(what, &other)),

@@ -1,6 +1,7 @@
 //! torpord's side of the shim: starting one, finding one again, asking it.
 
 mod client;
+pub mod running;
 mod stream;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 
 pub use crate::channel::control::{ExitRecord, ShimStatus};
 pub use client::ShimClient;
+pub use running::Running;
 pub use stream::{Said, ShimStream, StreamReader, StreamWriter};
 
 use crate::channel::secrets::SecretFiles;
@@ -77,6 +79,9 @@ pub trait Shim: Send + Sync {
     async fn remove_terminal(&self, id: &str) -> Result<Option<TerminalEnd>>;
     /// The pod's processes.
     async fn processes(&self) -> Result<Vec<ProcessInfo>>;
+    /// Starts a further program; its input and output are the caller's. All of its output is passed on, so it has to send no
+    /// more at once than is taken in time.
+    async fn begin(&self, exec: &Exec, timeout: Option<Duration>) -> Result<Running>;
     /// Sends a signal to the pod's command.
     async fn signal(&self, signal: i32) -> Result<()>;
     /// Waits until the application answers: [`Code::Timeout`] if it does not.

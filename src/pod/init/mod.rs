@@ -7,6 +7,7 @@
 //! What it reads from the host is trusted (the shim is root's); what programs do to it harms their own pod only.
 
 mod files;
+pub mod helper;
 mod outbox;
 mod output;
 mod probe;

@@ -100,10 +100,10 @@ impl Shim {
                 self.expect_follower(&launch);
                 self.session.say(&Request::Launch(launch));
             }
-            Ask::Exec { exec, timeout_ms } => {
+            Ask::Exec { exec, timeout_ms, whole } => {
                 let process = self.number();
                 let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-                let (connection, room) = (Some(id), [KEPT_OUTPUT; 2]);
+                let (connection, room) = (Some(id), [if whole { usize::MAX } else { KEPT_OUTPUT }; 2]);
                 let running =
                     Running { connection, deadline, timed_out: false, room, truncated: false, counted: false };
                 self.programs.insert(process, running);
