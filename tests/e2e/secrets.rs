@@ -221,6 +221,10 @@ async fn secrets_of_a_pod_are_in_the_pod_and_nowhere_else() {
     how.secrets = vec![again("key", "another"), again("var", words[1])];
     d.client.wake("web", &how, &mut |_| ()).await.unwrap();
     assert_eq!(d.exec("web", "cat /run/secrets/key").await.stdout, "another");
+    // To one that runs a new value is given at once.
+    let renewed = StartPod { secrets: vec![again("key", "renewed")] };
+    d.client.start_with("web", &renewed).await.unwrap();
+    assert_eq!(d.exec("web", "cat /run/secrets/key").await.stdout, "renewed");
     d.stop("web").await;
     std::fs::remove_dir_all(kept.join(&pod.id)).unwrap();
     assert_eq!(code(&d.client.start("web").await.unwrap_err()), "secrets_missing");

@@ -166,6 +166,7 @@ impl Core {
         let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Running {
+            self.renew_secrets(&turn, given).await?;
             return Ok(record); // as docker: starting what runs is no error
         }
         turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;

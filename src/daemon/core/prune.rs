@@ -148,6 +148,7 @@ impl Core {
             return Err(Error::invalid("all goes with images"));
         }
         let before = older_than_seconds.map(ago).transpose()?;
+        self.refuse_if_unreadable()?;
         let core = Arc::clone(self);
         Self::to_the_end(async move {
             let mut done = Pruned::default();

@@ -136,6 +136,17 @@ impl Core {
         self.host.secrets.put(&record.id, &values)
     }
 
+    /// Gives a pod that runs its files anew, with the values given. Its environment stays what it is.
+    pub(super) async fn renew_secrets(&self, turn: &Turn<'_>, given: &[SecretValue]) -> Result<()> {
+        if given.is_empty() {
+            return Ok(());
+        }
+        let record = turn.record();
+        self.give_again(&record, given)?;
+        let values = self.secret_values(&record.id, &record.spec).await?;
+        self.place_secrets(&record, turn.pod().shim()?.as_ref(), &values).await
+    }
+
     /// Every value of a pod's secrets, as it is now.
     ///
     /// # Errors
@@ -170,8 +181,8 @@ impl Core {
 
     async fn read_secret(&self, name: &str, path: &Path) -> Result<SecretBytes> {
         let what = || format!("read secret {name}");
-        if let Ok(real) = path.canonicalize() {
-            self.refuse_own(&real).attempt(Code::InvalidRequest, what)?;
+        if path.canonicalize().is_ok_and(|real| self.refuse_own(&real).is_err()) {
+            return Err(Error::invalid(format!("{}: {} is torpor's own", what(), path.display())));
         }
         let path = path.to_owned();
         let read = tokio::task::spawn_blocking(move || files::read_named(&path, MOST_BYTES)).await;

@@ -112,6 +112,7 @@ impl Core {
         let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Running {
+            self.renew_secrets(&turn, &how.secrets).await?;
             return Ok(record);
         }
         turn.require(&[PodState::Sleeping, PodState::Failed], "wake it")?;

@@ -42,7 +42,7 @@ impl Core {
     /// # Errors
     /// [`Code::NotFound`].
     pub async fn inspect_volume(&self, name: &str) -> Result<Volume> {
-        self.show_volume(&name.parse()?).await
+        self.show_volume(&named(name)?).await
     }
 
     /// `POST /v1/volumes`. True: it was made; false: it was there.
@@ -50,7 +50,7 @@ impl Core {
     /// # Errors
     /// [`Code::InvalidRequest`]: the name can't be one.
     pub async fn create_volume(&self, request: CreateVolume) -> Result<(bool, Volume)> {
-        let name: PodName = request.name.parse()?;
+        let name = named(&request.name)?;
         let made = {
             let _leases = self.leases.lock().await;
             let made = self.volume_dir(&name).symlink_metadata().is_err();
@@ -65,12 +65,13 @@ impl Core {
     /// # Errors
     /// [`Code::InUse`], with the pods that use it; [`Code::NotFound`].
     pub async fn delete_volume(self: &Arc<Self>, name: &str) -> Result<()> {
-        let (core, name) = (Arc::clone(self), name.parse::<PodName>()?);
+        let (core, name) = (Arc::clone(self), named(name)?);
         Self::to_the_end(async move { core.remove_volume(&name, None).await }).await
     }
 
     /// Removes a volume that no pod uses; with `before` only one that was made then.
     pub(super) async fn remove_volume(&self, name: &PodName, before: Option<Timestamp>) -> Result<()> {
+        self.refuse_if_unreadable()?;
         let aside = {
             // Pods get their records, and so their volumes, under it.
             let _leases = self.leases.lock().await;
@@ -89,6 +90,20 @@ impl Core {
             aside
         };
         files::remove_tree(&aside).await
+    }
+
+    /// A pod whose record can't be read may need anything.
+    ///
+    /// # Errors
+    /// [`Code::InUse`]: there is one.
+    pub(super) fn refuse_if_unreadable(&self) -> Result<()> {
+        match self.unreadable.len() {
+            0 => Ok(()),
+            n => {
+                let text = format!("the records of {n} pods can't be read: what they use is not known");
+                Err(Error::new(Code::InUse, text).hint("`torpor doctor` tells of them"))
+            }
+        }
     }
 
     pub(super) fn volume_names(&self) -> Result<Vec<PodName>> {
@@ -153,6 +168,15 @@ pub(super) fn made_at(dir: &Path) -> Option<Timestamp> {
     let meta = dir.symlink_metadata().ok()?;
     let at = meta.created().or_else(|_| meta.modified()).ok()?;
     Timestamp::try_from(at).ok()
+}
+
+/// A volume's name: what names a pod can name a volume.
+fn named(text: &str) -> Result<PodName> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        Error::invalid(format!("{shown:?} can't name a volume"))
+            .hint("a letter or digit, then letters, digits, _ . or -, 63 characters at most")
+    })
 }
 
 fn no_volume(name: &PodName) -> Error {
