@@ -150,7 +150,8 @@ fn what_is_no_archive_or_has_what_none_may_have_is_refused() {
         assert_eq!(code(&flagged(flag)), Err(Code::BadArchive), "{flag}");
     }
     // Headers about headers without end, and long ones.
-    assert_eq!(code(&flagged(b'L').repeat(20)), Err(Code::BadArchive));
+    let about = flagged(b'L');
+    assert_eq!(code(&about[..about.len() - 1024].repeat(20)), Err(Code::BadArchive));
     let mut long = member("x", Kind::File, &vec![b'a'; 100_000]);
     long[156] = b'x';
     long[148..156].fill(b' ');
