@@ -3,6 +3,7 @@
 //! Unknown keys are warned about, not refused: an older torpord must start with a newer file.
 
 pub mod listen;
+pub mod surfaces;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -61,6 +62,10 @@ pub struct ConfigFile {
     pub listen: Vec<listen::Listen>,
     /// Directories of the host that may be had with a token, and all below them. Default: none.
     pub token_host_paths: Vec<PathBuf>,
+    /// What the surface `agent` is set to.
+    pub agent: surfaces::AgentFile,
+    /// What the surface `containers` is set to.
+    pub containers: surfaces::ContainersFile,
 }
 
 /// Named limits.
@@ -174,6 +179,10 @@ pub struct Config {
     pub listen: Vec<listen::Listen>,
     /// See [`ConfigFile::token_host_paths`].
     pub token_host_paths: Vec<PathBuf>,
+    /// See [`ConfigFile::agent`].
+    pub agent: surfaces::Agent,
+    /// See [`ConfigFile::containers`].
+    pub containers: surfaces::Containers,
 }
 
 const MIB: u64 = 1 << 20;
@@ -197,7 +206,7 @@ pub fn parse(text: &str) -> Result<(ConfigFile, Vec<String>)> {
 }
 
 /// Every key of the file.
-pub const KEYS: [&str; 22] = [
+pub const KEYS: [&str; 24] = [
     "state-dir",
     "socket",
     "store",
@@ -220,6 +229,8 @@ pub const KEYS: [&str; 22] = [
     "tiers",
     "listen",
     "token-host-paths",
+    "agent",
+    "containers",
 ];
 
 /// Fills in defaults and checks that the values go together.
@@ -276,6 +287,8 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
         tiers,
         listen: file.listen,
         token_host_paths: file.token_host_paths,
+        agent: surfaces::agent(file.agent)?,
+        containers: surfaces::containers(file.containers)?,
     })
 }
 

@@ -61,6 +61,9 @@ fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
     if !flags.listen.is_empty() {
         file.listen = flags.listen;
     }
+    if let Ok(port) = std::env::var("PORT") {
+        config::listen::at_port(&mut file.listen, &port)?;
+    }
     if flags.store_allow_http {
         file.store_allow_http = Some(true);
     }

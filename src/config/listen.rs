@@ -15,26 +15,46 @@ pub enum Surface {
     /// torpor's own API.
     #[default]
     V1,
+    /// A pod agent's.
+    Agent,
+    /// A container manager's.
+    Containers,
 }
 
 impl Surface {
     /// Every one.
-    pub const ALL: [Surface; 1] = [Surface::V1];
+    pub const ALL: [Surface; 3] = [Surface::V1, Surface::Agent, Surface::Containers];
 
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
             Surface::V1 => "v1",
+            Surface::Agent => "agent",
+            Surface::Containers => "containers",
         }
     }
 
-    /// Whether it may be served to anyone who reaches the address. Who may use `v1` has the host.
+    /// Whether it may be served to anyone who reaches the address. Who may use `v1` has the host; agents were made to be
+    /// open where nothing else is said.
     fn may_be_open(self) -> bool {
         match self {
-            Surface::V1 => false,
+            Surface::V1 | Surface::Containers => false,
+            Surface::Agent => true,
+        }
+    }
+
+    /// Where it is served if nothing is said: where its clients look for it.
+    fn usual_address(self) -> Option<SocketAddr> {
+        match self {
+            Surface::V1 => None,
+            Surface::Agent => Some(([127, 0, 0, 1], USUAL_PORT).into()),
+            Surface::Containers => Some(([0, 0, 0, 0], USUAL_PORT).into()),
         }
     }
 }
+
+/// Port of those who have one.
+const USUAL_PORT: u16 = 8080;
 
 impl FromStr for Surface {
     type Err = Error;
@@ -111,6 +131,8 @@ impl FromStr for HostName {
 pub struct Listen {
     /// Where. Port 0: any free one, told in the log.
     pub address: SocketAddr,
+    /// Whether that was said: where it was not, PORT of the environment says which port.
+    pub given: bool,
     /// What it speaks.
     pub surface: Surface,
     /// Encryption.
@@ -129,17 +151,17 @@ pub struct Listen {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Written {
-    #[serde(deserialize_with = "text")]
-    address: Address,
+    #[serde(default, deserialize_with = "given")]
+    address: Option<Address>,
     #[serde(default, deserialize_with = "text")]
     surface: Surface,
     tls: Option<Tls>,
     auth: Option<bool>,
     query_token: Option<bool>,
     #[serde(default, deserialize_with = "texts")]
-    cors: Vec<Origin>,
+    cors: Option<Vec<Origin>>,
     #[serde(default, deserialize_with = "texts")]
-    hosts: Vec<HostName>,
+    hosts: Option<Vec<HostName>>,
 }
 
 struct Address(SocketAddr);
@@ -162,22 +184,35 @@ fn text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> std::result
     String::deserialize(d)?.parse().map_err(|e: Error| serde::de::Error::custom(e.report()))
 }
 
-fn texts<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> std::result::Result<Vec<T>, D::Error> {
+fn given<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> std::result::Result<Option<T>, D::Error> {
+    text(d).map(Some)
+}
+
+fn texts<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> std::result::Result<Option<Vec<T>>, D::Error> {
     let all = Vec::<String>::deserialize(d)?;
-    all.iter().map(|s| s.parse().map_err(|e: Error| serde::de::Error::custom(e.report()))).collect()
+    all.iter()
+        .map(|s| s.parse().map_err(|e: Error| serde::de::Error::custom(e.report())))
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
         let w = Written::deserialize(d)?;
+        let given = w.address.map(|a| a.0);
+        let address = given.or(w.surface.usual_address()).ok_or_else(|| serde::de::Error::missing_field("address"))?;
+        // Pages of the container manager's clients ask from everywhere, and show their token in the query.
+        let pages = w.surface == Surface::Containers;
+        let anywhere = || if pages { vec![Origin("*".into())] } else { Vec::new() };
         let made = Listen {
-            address: w.address.0,
+            address,
+            given: given.is_some(),
             surface: w.surface,
             tls: w.tls,
-            auth: w.auth.unwrap_or(true),
-            query_token: w.query_token.unwrap_or(false),
-            cors: w.cors,
-            hosts: w.hosts,
+            auth: w.auth.unwrap_or(w.surface != Surface::Agent),
+            query_token: w.query_token.unwrap_or(pages),
+            cors: w.cors.unwrap_or_else(anywhere),
+            hosts: w.hosts.unwrap_or_default(),
         };
         made.checked().map_err(|e| serde::de::Error::custom(e.report()))
     }
@@ -188,6 +223,7 @@ impl Listen {
     fn at(address: SocketAddr) -> Self {
         Listen {
             address,
+            given: true,
             surface: Surface::V1,
             tls: None,
             auth: true,
@@ -254,6 +290,18 @@ impl FromStr for Listen {
     }
 }
 
+/// Gives a port to those whose address was not said.
+///
+/// # Errors
+/// It is no port.
+pub fn at_port(all: &mut [Listen], port: &str) -> Result<()> {
+    for one in all.iter_mut().filter(|l| !l.given) {
+        let number = port.trim().parse::<u16>().ok().filter(|p| *p > 0);
+        one.address.set_port(number.ok_or_else(|| Error::invalid(format!("PORT {port:?} is no port")))?);
+    }
+    Ok(())
+}
+
 /// Refuses two listeners at one address.
 pub(super) fn check(all: &[Listen]) -> Result<()> {
     for (n, one) in all.iter().enumerate() {
@@ -283,6 +331,21 @@ mod tests {
         assert!(!all[0].is_exposed() && !all[1].is_exposed());
         assert!("0.0.0.0:1".parse::<Listen>().unwrap().is_exposed());
         assert_eq!(all[1].to_string(), "https://[::]:8443 (v1)");
+    }
+
+    #[test]
+    fn surfaces_of_others_are_where_their_clients_look() {
+        let text = "[[listen]]\nsurface = 'agent'\n[[listen]]\naddress = '127.0.0.1:9'\nsurface = 'containers'\n";
+        let mut all = parse(text).unwrap().0.listen;
+        assert_eq!(
+            (all[0].address.to_string().as_str(), all[0].auth, all[0].query_token),
+            ("127.0.0.1:8080", false, false)
+        );
+        assert_eq!((all[1].auth, all[1].query_token, all[1].cors[0].as_str()), (true, true, "*"));
+        at_port(&mut all, "9090").unwrap();
+        assert_eq!((all[0].address.port(), all[1].address.port()), (9090, 9));
+        assert!(at_port(&mut all, "http").is_err() && at_port(&mut all[1..], "http").is_ok());
+        assert!(parse("[[listen]]\nsurface = 'containers'\nauth = false\n").is_err());
     }
 
     #[test]

@@ -5,4 +5,5 @@ pub mod db;
 pub mod dirs;
 pub mod http;
 pub mod run;
+pub mod surfaces;
 mod watchdog;

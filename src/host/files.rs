@@ -148,6 +148,26 @@ pub fn sync_parent(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Whether something is there; a link counts as itself.
+///
+/// # Errors
+/// It can't be looked at.
+pub fn is_there(path: &Path) -> Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => failed(Err(e), "look at", path),
+    }
+}
+
+/// Removes a directory that is empty.
+///
+/// # Errors
+/// It is not there, not empty, or can't be removed.
+pub fn remove_empty_dir(path: &Path) -> Result<()> {
+    failed(std::fs::remove_dir(path), "remove", path)
+}
+
 /// Renames durably.
 ///
 /// # Errors
@@ -276,7 +296,35 @@ pub fn total_bytes(path: &Path) -> Result<u64> {
     Ok(stat.blocks() * stat.fragment_size())
 }
 
-/// Bytes that a tree takes on disk.
+/// Length of a file.
+///
+/// # Errors
+/// It can't be looked at.
+pub fn file_bytes(path: &Path) -> Result<u64> {
+    failed(std::fs::symlink_metadata(path).map(|m| m.len()), "look at", path)
+}
+
+/// Bytes, about, of a tar of a tree: holes count as what they hide.
+///
+/// # Errors
+/// It can't be read.
+pub fn tar_bytes(path: &Path) -> Result<u64> {
+    let mut sum = 0_u64;
+    for name in list(path)? {
+        let entry = path.join(name);
+        let more = match std::fs::symlink_metadata(&entry) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            other => {
+                let meta = failed(other, "look at", &entry)?;
+                if meta.is_dir() { tar_bytes(&entry)? } else { meta.len() }
+            }
+        };
+        sum = sum.saturating_add(more).saturating_add(2048);
+    }
+    Ok(sum)
+}
+
+/// Bytes that a tree takes on disk. What goes away meanwhile takes none.
 ///
 /// # Errors
 /// It can't be read.
@@ -285,7 +333,10 @@ pub fn tree_bytes(path: &Path) -> Result<u64> {
     let mut sum = 0;
     for name in list(path)? {
         let entry = path.join(name);
-        let meta = failed(std::fs::symlink_metadata(&entry), "look at", &entry)?;
+        let meta = match std::fs::symlink_metadata(&entry) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            other => failed(other, "look at", &entry)?,
+        };
         sum += if meta.is_dir() { tree_bytes(&entry)? } else { meta.blocks() * 512 };
     }
     Ok(sum)

@@ -8,6 +8,7 @@ mod feed;
 mod import;
 mod job;
 mod mountpoints;
+mod trees;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -19,5 +19,6 @@ pub mod runtime;
 pub mod secrets;
 pub mod shim;
 pub mod store;
+pub mod trees;
 pub mod unpack;
 pub mod volumes;

@@ -78,6 +78,11 @@ impl OpenVolume {
         std::fs::read_link(&link).attempt(Code::Internal, || "look where a volume is".into())
     }
 
+    /// A path to it that stays good while this is held, in this process.
+    pub fn while_open(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
     /// Mounts it as `name` in torpor's own directory `dir`, until the answer is dropped.
     ///
     /// # Errors

@@ -42,6 +42,9 @@ pub struct VolumeMount {
     pub target: PathBuf,
     /// Whether the pod may not write to it.
     pub read_only: bool,
+    /// Whether what lies in it goes into the snapshots that are taken on request, and comes back with them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_snapshots: bool,
 }
 
 /// How to tell that the application answers.

@@ -10,7 +10,8 @@ use crate::plan::bundle;
 
 const MOST_TEXT: usize = 128 * 1024;
 const MOST_PORTS: usize = 256;
-const MOST_VOLUMES: usize = 64;
+/// Volumes that a pod may have.
+pub(super) const MOST_VOLUMES: usize = 64;
 const MOST_VARIABLES: usize = 10_000;
 /// Bytes of command and environment together: they go to init in one message.
 const MOST_LAUNCH: usize = 2 << 20;

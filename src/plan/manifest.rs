@@ -12,8 +12,10 @@ use sha2::Sha256;
 use super::{admission, pack};
 use crate::model::{Attempt, Code, Digest, Error, Manifest, Result, SnapshotId, hex};
 
-/// The format that this torpord writes and the newest it reads.
+/// The format that this torpord writes.
 pub const FORMAT: u32 = 1;
+/// The format of a manifest with what lay in volumes: the newest that this torpord reads.
+const WITH_VOLUMES: u32 = 2;
 /// Layers of a root, init's included: more than one can be stacked.
 const MOST_LAYERS: usize = 256;
 /// Processor features: there are some hundred.
@@ -56,7 +58,9 @@ pub fn seal(manifest: &Manifest, key: &[u8; 32]) -> Result<Vec<u8>> {
     let what = || format!("write the manifest of snapshot {}", manifest.id);
     check(manifest)?;
     let body = serde_json::to_string(manifest).attempt(Code::Internal, what)?;
-    let sealed = Sealed { format: FORMAT, min_reader: FORMAT, mac: digest(key, body.as_bytes()), body };
+    let volumes = manifest.files.iter().any(|f| pack::volume_of(&f.name).is_some());
+    let format = if volumes { WITH_VOLUMES } else { FORMAT };
+    let sealed = Sealed { format, min_reader: format, mac: digest(key, body.as_bytes()), body };
     serde_json::to_vec(&sealed).attempt(Code::Internal, what)
 }
 
@@ -68,10 +72,10 @@ pub fn open(id: &SnapshotId, bytes: &[u8], key: &[u8; 32]) -> Result<Manifest> {
     let what = format!("read the manifest of snapshot {id}");
     let damaged = || format!("{what}: it is damaged");
     let envelope: Envelope = serde_json::from_slice(bytes).attempt(Code::Damaged, damaged)?;
-    if envelope.min_reader > FORMAT {
+    if envelope.min_reader > WITH_VOLUMES {
         return Err(Error::new(
             Code::Incompatible,
-            format!("snapshot {id} has format {}; this torpord knows {FORMAT}", envelope.format),
+            format!("snapshot {id} has format {}; this torpord knows {WITH_VOLUMES}", envelope.format),
         )
         .hint("use a newer torpord"));
     }
@@ -109,7 +113,14 @@ pub fn check(manifest: &Manifest) -> Result<()> {
     let sum: u64 = manifest.files.iter().map(|f| f.length).fold(0, u64::saturating_add);
     let r = &manifest.pod.spec.resources;
     let most = r.memory.saturating_add(r.disk).saturating_mul(2).saturating_add(SLACK);
-    if sum != manifest.size || sum > most {
+    // What lay in volumes is bounded where it comes out.
+    let volumes: u64 = manifest
+        .files
+        .iter()
+        .filter(|f| pack::volume_of(&f.name).is_some())
+        .map(|f| f.length)
+        .fold(0, u64::saturating_add);
+    if sum != manifest.size || sum.saturating_sub(volumes) > most {
         return Err(bad("its size"));
     }
     plain("architecture", &manifest.architecture, 32)?;
@@ -143,6 +154,6 @@ mod tests {
         for bytes in [&b""[..], b"{}", b"[]", b"null", b"\xff", br#"{"format":1,"minReader":1,"mac":"","body":"{}"}"#] {
             assert_eq!(code(bytes), Code::Damaged);
         }
-        assert_eq!(code(br#"{"format":9,"minReader":2}"#), Code::Incompatible);
+        assert_eq!(code(br#"{"format":9,"minReader":3}"#), Code::Incompatible);
     }
 }

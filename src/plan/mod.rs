@@ -10,3 +10,4 @@ pub mod limits;
 pub mod manifest;
 pub mod network;
 pub mod pack;
+pub mod runs;

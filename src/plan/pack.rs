@@ -18,6 +18,17 @@ pub const FILES: [&str; 3] = ["checkpoint.img", "pages_meta.img", "pages.img"];
 /// The file that is written while the pod stands still, and read meanwhile.
 pub const PAGES: &str = "pages.img";
 
+/// The file that holds what lay in the `n`th volume of a pod, from 0: a tar.
+pub fn volume_file(n: usize) -> String {
+    format!("volume-{n}.tar")
+}
+
+/// Whether a file holds what lay in a volume, and in which.
+pub fn volume_of(name: &str) -> Option<usize> {
+    let n = name.strip_prefix("volume-")?.strip_suffix(".tar")?.parse().ok()?;
+    (n < super::admission::MOST_VOLUMES && volume_file(n) == name).then_some(n)
+}
+
 /// Bytes of all files together that a manifest may speak of: 16 TiB, more than any host can restore.
 const MOST_BYTES: u64 = 1 << 44;
 
@@ -44,7 +55,8 @@ pub fn check_files(files: &[FileImage]) -> Result<()> {
     let bad = |what: String| Err(Error::new(Code::Damaged, format!("the manifest is damaged: {what}")));
     let mut all = 0_u64;
     for (n, file) in files.iter().enumerate() {
-        if !FILES.contains(&file.name.as_str()) || files[..n].iter().any(|f| f.name == file.name) {
+        let known = FILES.contains(&file.name.as_str()) || volume_of(&file.name).is_some();
+        if !known || files[..n].iter().any(|f| f.name == file.name) {
             return bad(format!("a file {:?}", file.name.chars().take(40).collect::<String>()));
         }
         let mut covered = 0_u64;
@@ -139,8 +151,9 @@ mod tests {
     fn what_a_stranger_may_not_say() {
         let good = file("checkpoint.img", vec![extent(RUN, 0, 10), extent(5, 0, 0)]);
         check_files(std::slice::from_ref(&good)).unwrap();
+        check_files(&[good.clone(), file("volume-63.tar", vec![extent(5, 0, 0)])]).unwrap();
         let mut cases: Vec<Vec<FileImage>> = vec![vec![], vec![good.clone(), good.clone()]];
-        for name in ["../checkpoint.img", "/etc/passwd", "x", ""] {
+        for name in ["../checkpoint.img", "/etc/passwd", "x", "", "volume-64.tar", "volume-00.tar", "volume-../1.tar"] {
             cases.push(vec![good.clone(), file(name, vec![])]);
         }
         let mut change = |f: &dyn Fn(&mut FileImage)| {

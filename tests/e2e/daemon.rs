@@ -17,6 +17,8 @@ pub struct Options {
     pub runsc: Option<PathBuf>,
     pub config: String,
     pub env: Vec<(String, String)>,
+    /// Host ports given out when none is asked for; none: some that no other test has.
+    pub ports: Option<String>,
     /// A disk of its own for the state directory, of so many bytes.
     pub disk: Option<u64>,
 }
@@ -118,7 +120,7 @@ impl Daemon {
             "--pod-cidr".into(),
             format!("10.{}.{}.0/22", 64 + (n >> 8) % 64, (n >> 16) % 64 * 4),
             "--port-range".into(),
-            format!("{first}-{}", first + 400),
+            options.ports.unwrap_or_else(|| format!("{first}-{}", first + 400)),
             "--runsc".into(),
             runsc.display().to_string(),
         ];

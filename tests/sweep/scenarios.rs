@@ -45,17 +45,17 @@ async fn removed(core: &Arc<Core>, name: &str) -> Result<()> {
     }
 }
 
-fn state(view: &View, name: &str) -> Option<PodState> {
+pub(crate) fn state(view: &View, name: &str) -> Option<PodState> {
     view.pods.get(name).map(|r| r.state)
 }
 
 /// What programs counted in a pod that runs.
-fn count(view: &View, world: &World, name: &str) -> Option<u64> {
+pub(crate) fn count(view: &View, world: &World, name: &str) -> Option<u64> {
     let id = view.pods.get(name)?.runtime_id().to_string();
     Some(world.kernel.look().sandboxes.get(&id)?.memory.count)
 }
 
-async fn run(core: &Arc<Core>, name: &str, program: &str) -> Result<String> {
+pub(crate) async fn run(core: &Arc<Core>, name: &str, program: &str) -> Result<String> {
     let exec = ExecPod { command: vec![program.into()], ..ExecPod::default() };
     let output = core.exec_pod(name, exec).await?;
     Ok(String::from_utf8(output.stdout).unwrap())
@@ -74,7 +74,7 @@ async fn slept(core: &Arc<Core>) -> Result<()> {
     core.sleep_pod("web", Progress::default()).await.map(drop)
 }
 
-async fn woken(core: &Arc<Core>) -> Result<()> {
+pub(crate) async fn woken(core: &Arc<Core>) -> Result<()> {
     core.wake_pod("web", WakePod::default(), Progress::default()).await.map(drop)
 }
 
@@ -83,7 +83,7 @@ async fn snapshot(core: &Arc<Core>) -> Result<String> {
     Ok(core.list_snapshots().await?.first().unwrap().id.clone())
 }
 
-async fn taken(core: &Arc<Core>) -> Result<()> {
+pub(crate) async fn taken(core: &Arc<Core>) -> Result<()> {
     core.create_snapshot("web", Progress::default()).await.map(drop)
 }
 
@@ -93,7 +93,7 @@ async fn copied(core: &Arc<Core>) -> Result<()> {
     core.restore_snapshot(&id, request, Progress::default()).await.map(drop)
 }
 
-async fn put_back(core: &Arc<Core>) -> Result<()> {
+pub(crate) async fn put_back(core: &Arc<Core>) -> Result<()> {
     let request = RestorePod { snapshot: snapshot(core).await?, secrets: vec![] };
     core.restore_pod("web", request, Progress::default()).await.map(drop)
 }
@@ -121,7 +121,7 @@ fn either(view: &View, was: Option<PodState>, done: Option<PodState>) -> std::re
     }
 }
 
-fn all(scenario: Scenario) {
+pub(crate) fn all(scenario: Scenario) {
     let mut sweep = Sweep::new(scenario);
     sweep.crashes(Meanwhile::Nothing, true);
     for meanwhile in [Meanwhile::Reboot, Meanwhile::ShimsDie, Meanwhile::SandboxesDie] {

@@ -190,7 +190,8 @@ impl Core {
 }
 
 fn volume(spec: &VolumeSpec) -> VolumeMount {
-    VolumeMount { source: spec.source.clone(), target: PathBuf::from(&spec.target), read_only: spec.read_only }
+    let target = PathBuf::from(&spec.target);
+    VolumeMount { source: spec.source.clone(), target, read_only: spec.read_only, in_snapshots: false }
 }
 
 #[cfg(test)]

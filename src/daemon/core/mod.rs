@@ -34,6 +34,7 @@ mod teardown;
 pub mod terminals;
 mod tidy;
 pub mod tokens;
+mod trees;
 mod update;
 mod view;
 mod volumes;

@@ -46,6 +46,7 @@ impl Core {
                 tracing::warn!(pod = %record.id, error = %e.report(), "a port of the pod was taken meanwhile");
             }
         }
+        self.settle_volumes(&record).await;
         let rebooted = record.boot_id.as_deref().is_some_and(|b| b != self.boot_id);
         match record.state {
             PodState::Creating | PodState::Deleting => self.erase(&turn).await,

@@ -41,19 +41,22 @@ impl Core {
         request: types::CreatePod,
         intent: Option<Intent>,
     ) -> Result<types::Pod> {
-        let (mut spec, secrets) = self.admit(&request)?;
+        let (spec, secrets) = self.admit(&request)?;
+        self.create_as(New { spec, secrets, start: request.start, intent }, &request).await
+    }
+
+    /// Makes a pod that may be made so.
+    pub(super) async fn create_as(self: &Arc<Self>, mut new: New, request: &types::CreatePod) -> Result<types::Pod> {
+        let spec = &mut new.spec;
         let image = self.image(&spec.image).await?;
         spec.health = super::health::wanted(request.health.as_ref(), image.config.healthcheck.as_ref())?;
-        crate::plan::admission::check(&spec)?;
+        crate::plan::admission::check(spec)?;
         if spec.command.is_empty() && image.config.cmd.is_empty() && image.config.entrypoint.is_empty() {
             return Err(Error::invalid(format!("image {} has no command of its own", spec.image)).hint("give one"));
         }
         self.open_volumes(&spec.volumes)?;
         let core = Arc::clone(self);
-        Self::to_the_end(async move {
-            core.create(New { spec, secrets, start: request.start, intent }, &image).await.map(|r| core.show_pod(&r))
-        })
-        .await
+        Self::to_the_end(async move { core.create(new, &image).await.map(|r| core.show_pod(&r)) }).await
     }
 
     /// `GET /v1/pods/{pod}`.

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use super::boot::From;
 use super::pod::{Pod, Turn};
-use super::{Core, teardown};
+use super::trees::Trees;
+use super::{Core, teardown, trees};
 use crate::api::types::WakePod;
 use crate::host::engine::EngineRef;
 use crate::host::files;
@@ -143,32 +144,54 @@ impl Core {
             manifest = Some(read);
         }
         let new = self.new_layers.read().await;
-        let files = self.find_files(&id, manifest.clone(), progress).await?;
+        let mut files = self.find_files(&id, manifest.clone(), progress).await?;
         if let Some(manifest) = &manifest {
             // The restore may have ended before the record said how that snapshot's sandbox was built.
             self.build_as(&turn, manifest).await?;
         }
         drop(new);
-        if manifest.is_some() {
+        let mut trees = Trees::default();
+        if let Some(manifest) = &manifest {
             self.release_root(&record).await;
+            if trees::has_volumes(manifest) {
+                let images = self.bring_files(&mut files).await?;
+                trees = self.stage_volumes(&record, manifest, &images).await?;
+                if let Err(e) = trees.swap() {
+                    trees.end(false).await;
+                    return Err(e);
+                }
+            }
         }
-        let mut from = From::Checkpoint { files, copy: false };
-        let mut woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
+        let woken = self.wake_from(pod, &turn, From::Checkpoint { files, copy: false }, back).await;
+        trees.end(woken.is_ok()).await;
+        woken
+    }
+
+    /// The step of [`Core::wake`] after which the pod runs, or is in state `back` or failed.
+    async fn wake_from(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        turn: &Turn<'_>,
+        mut from: From,
+        back: PodState,
+    ) -> Result<PodRecord> {
+        let record = turn.record();
+        let mut woken = self.next_incarnation(turn, PodState::Waking, &mut from).await;
         if let Err(e) = &woken
             && from.here()
             && !e.is_of_the_disk()
         {
             tracing::warn!(pod = %record.id, error = %e.report(), "wake: once more");
-            woken = self.next_incarnation(&turn, PodState::Waking, &mut from).await;
+            woken = self.next_incarnation(turn, PodState::Waking, &mut from).await;
         }
         match woken {
-            Ok(()) => match self.mark_running(pod, &turn, |r| r.pending = None).await {
+            Ok(()) => match self.mark_running(pod, turn, |r| r.pending = None).await {
                 Ok(record) => Ok(record),
-                Err(e) => self.back_to_sleep(&turn, back, e).await,
+                Err(e) => self.back_to_sleep(turn, back, e).await,
             },
             // Without its files, or without a disk, nothing was wrong with the sandbox: it sleeps on.
-            Err(e) if !from.here() || e.is_of_the_disk() => self.back_to_sleep(&turn, back, e).await,
-            Err(e) => self.back_to_sleep(&turn, PodState::Failed, e).await,
+            Err(e) if !from.here() || e.is_of_the_disk() => self.back_to_sleep(turn, back, e).await,
+            Err(e) => self.back_to_sleep(turn, PodState::Failed, e).await,
         }
     }
 
@@ -207,7 +230,8 @@ impl Core {
         progress: &Progress,
     ) -> Result<Manifest> {
         let record = turn.record();
-        let memory = self.require_room(&record).await?;
+        let volumes = if go_on { self.volume_bytes(&record).await? } else { 0 };
+        let memory = self.require_room(&record, volumes).await?;
         progress.phase("layers");
         self.host.store.check().await?;
         let layers = self.send_layers(&record, progress).await?;
@@ -226,7 +250,14 @@ impl Core {
             .hint("the pod goes on; raise freeze-limit-seconds or use a faster store")
         };
         let begun = tokio::time::Instant::now();
-        let frozen = self.save_frozen(turn, id, &engine, &plan, &dir, progress);
+        let frozen = async {
+            let upload = self.save_frozen(turn, id, &engine, &plan, &dir, progress).await?;
+            if go_on {
+                self.pack_volumes(&record, &dir).await?;
+                self.require_reserve().await?;
+            }
+            Ok::<_, Error>(upload)
+        };
         let written = match tokio::time::timeout(limit, frozen).await {
             Ok(Ok(upload)) if go_on => {
                 // Its memory is on the local disk: the rest takes as long as the store does.
@@ -397,10 +428,13 @@ impl Core {
     }
 
     /// Refuses to begin what the disk can't hold: memory, writable layer and reserve. Gives the memory, in bytes.
-    async fn require_room(&self, record: &PodRecord) -> Result<u64> {
+    async fn require_room(&self, record: &PodRecord, volumes: u64) -> Result<u64> {
         let name = record.runtime_id().to_string();
         let memory = self.host.cgroups.usage(&name).await?.memory;
-        self.require_free(memory + self.config.disk_reserve, &format!("save pod {}", record.spec.name))?;
+        self.require_free(
+            memory.saturating_add(volumes).saturating_add(self.config.disk_reserve),
+            &format!("save pod {}", record.spec.name),
+        )?;
         Ok(memory)
     }
 

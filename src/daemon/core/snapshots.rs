@@ -160,26 +160,35 @@ impl Core {
         self.preflight(&manifest)?;
         let new = self.new_layers.read().await;
         let mut files = self.find_files(id, Some(manifest.clone()), progress).await?;
-        self.bring_files(&mut files).await?;
+        let images = self.bring_files(&mut files).await?;
+        let trees = self.stage_volumes(&record, &manifest, &images).await?;
         // All that can be refused has been: only now the present sandbox goes.
-        turn.commit(&self.db, |r| {
-            r.state = PodState::Restoring;
-            r.pending = Some(id.clone());
-            r.restarts.at = None;
-        })
-        .await?;
+        let begun = turn
+            .commit(&self.db, |r| {
+                r.state = PodState::Restoring;
+                r.pending = Some(id.clone());
+                r.restarts.at = None;
+            })
+            .await;
+        if let Err(e) = begun {
+            trees.end(false).await;
+            return Err(e);
+        }
         self.take_down(&turn).await;
         self.build_as(&turn, &manifest).await?;
         drop(new);
         self.release_root(&record).await;
         let mut from = From::Checkpoint { files, copy: false };
         let restored = async {
+            trees.swap()?;
             if self.next_incarnation(&turn, PodState::Restoring, &mut from).await.is_err() {
                 self.next_incarnation(&turn, PodState::Restoring, &mut from).await?;
             }
             self.mark_running(pod, &turn, |r| r.pending = None).await
         };
-        match restored.await {
+        let restored = restored.await;
+        trees.end(restored.is_ok()).await;
+        match restored {
             Ok(record) => Ok(record),
             Err(e) => {
                 let text = e.report();

@@ -15,7 +15,7 @@ use super::cors::{self, Page, Rules};
 use super::cut::Holder;
 use super::failures::{Failed, Failures};
 use super::scopes::{self, Row};
-use super::surface::Served;
+use super::surface::{Key, Served};
 use crate::config::listen::Listen;
 use crate::daemon::core::Core;
 use crate::daemon::core::tokens::Admitted;
@@ -38,6 +38,8 @@ pub(super) struct Guard {
     query_token: bool,
     table: &'static [Row],
     refuse: fn(Error) -> Response,
+    /// A secret of the surface's own clients.
+    key: Option<Key>,
     failures: Failures,
 }
 
@@ -64,10 +66,11 @@ impl Guard {
         Guard {
             core,
             rules: Rules::of(listen),
-            auth: listen.auth,
+            auth: listen.auth || served.key.is_some(),
             query_token: listen.query_token,
             table: served.table,
             refuse: served.refuse,
+            key: served.key.clone(),
             failures: Failures::default(),
         }
     }
@@ -91,7 +94,7 @@ impl Guard {
         let row = scopes::find(self.table, request.method().as_str(), request.uri().path());
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Error::internal("nobody said who the peer is"))?;
-        let shown = self.shown(request, row)?;
+        let shown = if self.auth { self.shown(request, row)? } else { None };
         // Without a row nobody but an administrator learns more than that there is no such route.
         let need = row.map_or(Need::Admin, |r| r.need);
         peer.holder.send_replace(None);
@@ -102,6 +105,9 @@ impl Guard {
                 return Err(Error::new(Code::Unauthorized, "this needs a token")
                     .hint("send `Authorization: Bearer TOKEN`; `torpor token create` makes one")
                     .into());
+            }
+            Some(Shown::Token(text)) if self.key.as_ref().is_some_and(|k| k.is(&text)) => {
+                Caller { grant: Grant::Admin, token: None }
             }
             Some(shown) => {
                 let admitted = match &shown {
@@ -163,7 +169,12 @@ impl Guard {
 
     /// Takes out what is shown.
     fn shown(&self, request: &mut Request, row: Option<&Row>) -> Result<Option<Shown>, Error> {
-        let by_header = bearer(request.headers())?;
+        let mut by_header = bearer(request.headers())?;
+        if self.key.as_ref().is_some_and(Key::by_header)
+            && let Some(key) = request.headers_mut().remove("x-api-key")
+        {
+            by_header = by_header.or(key.to_str().ok().map(str::to_owned));
+        }
         request.headers_mut().remove(header::AUTHORIZATION);
         // Where a query may not have one, it is a parameter like any other, of which the route knows nothing.
         let (by_query, rest) = match row.filter(|r| r.stream).zip(request.uri().query()) {

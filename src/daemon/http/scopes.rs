@@ -14,11 +14,11 @@ pub(super) struct Row {
     pub(super) stream: bool,
 }
 
-const fn row(method: &'static str, path: &'static str, need: Need) -> Row {
+pub(super) const fn row(method: &'static str, path: &'static str, need: Need) -> Row {
     Row { method, path, need, stream: false }
 }
 
-const fn stream(method: &'static str, path: &'static str, need: Need) -> Row {
+pub(super) const fn stream(method: &'static str, path: &'static str, need: Need) -> Row {
     Row { method, path, need, stream: true }
 }
 

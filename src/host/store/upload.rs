@@ -317,39 +317,51 @@ async fn send(
         Packer { store, id, object: None, finishing: None, number: 0, part: Vec::new(), filled: 0, stored: 0 };
     let mut files = Vec::new();
     // The pages first: they are most of it, and grow in order.
-    for name in [PAGES, FILES[0], FILES[1]] {
-        if name != PAGES {
-            let mut done = done.clone();
-            let _ = done.wait_for(|d| *d).await;
-        }
-        let runs = Runs { path: dir.join(name), file: None, done: done.clone() };
-        let compressed = futures::stream::unfold(Some(runs), |runs| async move {
-            let mut runs = runs?;
-            match runs.next().await {
-                Ok(Some(run)) => Some((Ok(run), Some(runs))),
-                Ok(None) => None,
-                Err(e) => Some((Err(e), None)),
-            }
-        })
-        .map(|run| async move {
-            let run = run?;
-            let done = tokio::task::spawn_blocking(move || compress(&run, &key)).await;
-            done.attempt(Code::Internal, || "compress".into())?.attempt(Code::Internal, || "compress".into())
-        })
-        .buffered(AT_ONCE);
-        futures::pin_mut!(compressed);
-        let mut extents = Vec::new();
-        while let Some(run) = compressed.next().await {
-            let run = run?;
-            progress.add(run.length);
-            extents.push(packer.put(run).await?);
-        }
-        let length: u64 = extents.iter().map(|e: &Extent| e.length).sum();
-        if length > 0 || dir.join(name).exists() {
-            files.push(FileImage { name: name.to_owned(), length, extents });
-        }
+    files.extend(send_file(&mut packer, dir, PAGES, &done, key, progress).await?);
+    let mut over = done.clone();
+    let _ = over.wait_for(|d| *d).await;
+    for name in [FILES[0], FILES[1]] {
+        files.extend(send_file(&mut packer, dir, name, &done, key, progress).await?);
+    }
+    for name in crate::host::files::list(dir)?.iter().filter(|n| pack::volume_of(n).is_some()) {
+        files.extend(send_file(&mut packer, dir, name, &done, key, progress).await?);
     }
     packer.close().await?;
     packer.finished().await?;
     Ok((files, packer.stored))
+}
+
+async fn send_file(
+    packer: &mut Packer<'_>,
+    dir: &Path,
+    name: &str,
+    done: &watch::Receiver<bool>,
+    key: [u8; 32],
+    progress: &Progress,
+) -> Result<Option<FileImage>> {
+    let runs = Runs { path: dir.join(name), file: None, done: done.clone() };
+    let compressed = futures::stream::unfold(Some(runs), |runs| async move {
+        let mut runs = runs?;
+        match runs.next().await {
+            Ok(Some(run)) => Some((Ok(run), Some(runs))),
+            Ok(None) => None,
+            Err(e) => Some((Err(e), None)),
+        }
+    })
+    .map(|run| async move {
+        let run = run?;
+        let done = tokio::task::spawn_blocking(move || compress(&run, &key)).await;
+        done.attempt(Code::Internal, || "compress".into())?.attempt(Code::Internal, || "compress".into())
+    })
+    .buffered(AT_ONCE);
+    futures::pin_mut!(compressed);
+    let mut extents = Vec::new();
+    while let Some(run) = compressed.next().await {
+        let run = run?;
+        progress.add(run.length);
+        extents.push(packer.put(run).await?);
+    }
+    let length: u64 = extents.iter().map(|e: &Extent| e.length).sum();
+    let there = length > 0 || dir.join(name).exists();
+    Ok(there.then(|| FileImage { name: name.to_owned(), length, extents }))
 }
