@@ -183,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn datagrams_go_there_and_back() {
         let (ports, udp) = (Ports::default(), Protocol::Udp);
-        let port = ports.reserve_any(20_300..=20_400, udp, &BTreeSet::new()).unwrap();
+        let port = ports.reserve_any(20_420..=20_499, udp, &BTreeSet::new()).unwrap();
         assert_eq!(Ports::default().reserve(port, udp).unwrap_err().code(), Code::PortTaken);
         // The same number by the other transport is another port.
         ports.reserve(port, Protocol::Tcp).unwrap();

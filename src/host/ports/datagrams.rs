@@ -122,6 +122,8 @@ fn make_room(ways: &mut HashMap<Client, Way>) {
 async fn open(near: &Arc<UdpSocket>, client: Client, target: SocketAddrV4) -> std::io::Result<Way> {
     let far = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     far.connect(target).await?;
+    // A new socket is not known to take anything yet, and the first datagram must not get lost for that.
+    far.writable().await?;
     let (socket, used) = (Arc::new(far), Arc::new(Mutex::new(Instant::now())));
     let task = tokio::spawn(back(Arc::clone(near), Arc::clone(&socket), client, Arc::clone(&used))).abort_handle();
     Ok(Way { socket, target, used, task })
