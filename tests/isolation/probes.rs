@@ -261,7 +261,6 @@ fn from_outside(list: &mut List, w: &World) {
     list.each("pod", &["TCP", "UDP", "ICMP"], "pod", &w.pod.address, PORT);
     list.each("router", &["ICMP"], "echo", &next(w.host_end(&w.a)).to_string(), 0);
     list.run("pod's forward", "IPv6 TCP", "pod", &["tcp", &format!("[2001:db8::1]:{forward}"), "TOKEN"]);
-    list.run("pod's forward", "IPv6 UDP", "pod", &["udp6", &format!("[2001:db8::1]:{by_udp}"), "TOKEN"]);
     let text = sh("ip -o link show lan0");
     let words: Vec<&str> = text.split_whitespace().collect();
     let at = words.iter().position(|w| *w == "link/ether").unwrap();

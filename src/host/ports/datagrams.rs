@@ -81,6 +81,10 @@ pub(super) async fn serve(socket: UdpSocket, target: watch::Receiver<Option<Sock
                 continue;
             }
         };
+        // All else is led there in the kernel, or is not let in: while somebody flushes the firewall, this is no way around it.
+        if !client.to.is_loopback() {
+            continue;
+        }
         let Some(to) = *target.borrow() else {
             ways.clear();
             continue;
