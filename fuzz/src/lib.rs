@@ -11,8 +11,12 @@ pub mod api {
 }
 #[path = "../../src/channel/mod.rs"]
 pub mod channel;
-#[path = "../../src/config.rs"]
-pub mod config;
+/// What has modules of its own is found below its name only from an inline module.
+#[path = "../../src"]
+mod top {
+    pub mod config;
+}
+pub use top::config;
 #[path = "../../src/model/mod.rs"]
 pub mod model;
 #[path = "../../src/plan/mod.rs"]
