@@ -101,6 +101,29 @@ async fn a_terminal_outlives_who_looks_and_the_shim() {
     assert_eq!(pod.shim.open(&StreamAsk::Terminal(terminal("work", None))).await.err().unwrap().code(), Code::NotFound);
 }
 
+/// What was said of the one who left must not be taken for the one who came.
+#[tokio::test]
+async fn who_comes_as_another_leaves_sees_all_that_comes() {
+    if !is_root() {
+        return;
+    }
+    let pod = Pod::new().await;
+    pod.launch("exec sleep 1000").await;
+    let mut s = open(&pod, terminal("work", Some("while read x; do echo now-$x; done"))).await;
+    for n in 0..60_u32 {
+        let before = s;
+        let leave = async {
+            for _ in 0..n % 4 {
+                tokio::task::yield_now().await;
+            }
+            drop(before);
+        };
+        (s, ()) = tokio::join!(open(&pod, terminal("work", None)), leave);
+        s.writer.input(format!("{n}.\n").as_bytes()).await.unwrap();
+        read(&mut s, &format!("now-{n}.")).await;
+    }
+}
+
 #[tokio::test]
 async fn who_does_not_read_makes_no_terminal_wait_for_long() {
     if !is_root() {

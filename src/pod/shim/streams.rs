@@ -3,7 +3,7 @@
 //! All of it is counted: nobody sends more than the other side has room for, so that a client that does not read holds up its own
 //! program and nothing else. Terminals belong to init; here is only who looks at which.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::asks::failed;
@@ -33,6 +33,8 @@ pub(super) struct Streams {
     asked: BTreeMap<u64, (u64, bool)>,
     /// Terminals that are looked at.
     looked_at: BTreeMap<u64, u64>,
+    /// Terminals that nobody looks at any more, of which init is not told yet: see [`Shim::tell_left`].
+    left: BTreeSet<u64>,
     /// Who follows the pod's command, and how many bytes each has missed.
     followers: BTreeMap<u64, u64>,
     /// Whose input the pod's command gets.
@@ -179,19 +181,38 @@ impl Shim {
         });
     }
 
+    /// Tells init which terminals nobody looks at any more, once no question is under way by which somebody begins to look: init
+    /// would take the end of the look before for the end of that one.
+    fn tell_left(&mut self) {
+        if self.streams.asked.values().any(|(_, looks)| *looks) {
+            return;
+        }
+        for number in std::mem::take(&mut self.streams.left) {
+            self.session.say(&Request::Terminal(TerminalAsk::Close { number }));
+        }
+    }
+
     pub(super) fn on_terminal(&mut self, news: TerminalNews) {
+        self.take_terminal_news(news);
+        self.tell_left();
+    }
+
+    fn take_terminal_news(&mut self, news: TerminalNews) {
         let (ask, answer) = match news {
             TerminalNews::Opened { ask, number, created, size, start, end } => {
                 let Some((id, looks)) = self.streams.asked.remove(&ask) else { return };
-                if looks && !self.connections.contains_key(&id) {
-                    return self.session.say(&Request::Terminal(TerminalAsk::Close { number }));
-                }
-                // Whoever looked before has to look anew.
-                if looks
-                    && let Some(before) = self.streams.looked_at.insert(number, id)
-                    && let Some(c) = self.connections.get_mut(&before)
-                {
-                    c.close();
+                if looks {
+                    // Whoever looked before has to look anew.
+                    let before = self.streams.looked_at.remove(&number);
+                    if let Some(c) = before.and_then(|b| self.connections.get_mut(&b)) {
+                        c.close();
+                    }
+                    if !self.connections.contains_key(&id) {
+                        self.streams.left.insert(number);
+                        return;
+                    }
+                    self.streams.left.remove(&number);
+                    self.streams.looked_at.insert(number, id);
                 }
                 return self.answer(id, &Answer::Opened(StreamOpened { created, size, start, end }));
             }
@@ -266,8 +287,9 @@ impl Shim {
         let closed: Vec<u64> = self.streams.looked_at.iter().filter(|(_, c)| **c == id).map(|(n, _)| *n).collect();
         for number in closed {
             self.streams.looked_at.remove(&number);
-            self.session.say(&Request::Terminal(TerminalAsk::Close { number }));
+            self.streams.left.insert(number);
         }
+        self.tell_left();
         if self.streams.feeder == Some(id) {
             self.streams.feeder = None;
             self.session.say(&Request::Stdin { process: MAIN, data: Vec::new() });
