@@ -199,7 +199,7 @@ fn pods(canary: &str) -> Vec<Case> {
         limits("all disks there are", "disk", u64::MAX),
         spec("port 0", "ports", json!([{"pod": 0, "host": null, "protocol": "tcp"}])),
         spec("1,000 ports", "ports", vec![json!({"pod": 80, "host": null, "protocol": "tcp"}); 1000].into()),
-        spec("a port of UDP", "ports", json!([{"pod": 80, "host": null, "protocol": "udp"}])),
+        spec("a port of SCTP", "ports", json!([{"pod": 80, "host": null, "protocol": "sctp"}])),
         volume("this host's root as a volume", INCOMPATIBLE, "/", "/host"),
         volume("this host's /etc as a volume", INCOMPATIBLE, "/etc", "/host"),
         volume("the canary as a volume", INCOMPATIBLE, canary, "/host"),
