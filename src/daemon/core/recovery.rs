@@ -21,6 +21,10 @@ impl Core {
     /// # Errors
     /// The network's common part can't be made.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        // Before anything goes on that uses it: stops that were cut off do, in the background.
+        if let Err(e) = self.clear_tmp().await {
+            tracing::warn!(error = %e.report(), "remove temporary files that were left behind");
+        }
         self.host.network.ensure_router().await?;
         for pod in self.pods() {
             let record = pod.record();
@@ -232,6 +236,13 @@ impl Core {
         }
     }
 
+    async fn clear_tmp(&self) -> Result<()> {
+        for name in files::list(&self.dirs.tmp())? {
+            files::remove_tree(&self.dirs.tmp().join(name)).await?;
+        }
+        Ok(())
+    }
+
     async fn remove_stray_files(&self, guarded: &BTreeSet<&str>) -> Result<()> {
         self.forget_stray_secrets()?;
         let pods: BTreeSet<String> = self.records().iter().map(|r| r.id.to_string()).collect();
@@ -239,9 +250,6 @@ impl Core {
             if !pods.contains(&name) && !guarded.contains(name.as_str()) {
                 files::remove_tree(&self.dirs.pods().join(name)).await?;
             }
-        }
-        for name in files::list(&self.dirs.tmp())? {
-            files::remove_tree(&self.dirs.tmp().join(name)).await?;
         }
         let keys: BTreeSet<String> = self.records().iter().map(|r| self.image_key(r)).collect();
         for key in self.host.rootfs.list()? {
