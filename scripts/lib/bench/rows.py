@@ -237,33 +237,34 @@ class Bench:
                 daemon.close()
         return row
 
-    def a3(self, times):
+    def exec_of_true(self, name, what, times, once):
+        """`once` runs `true` in a pod and gives the milliseconds that it took."""
         pod = self.pod()
         raw = self.raw_holding(1)
-
-        def ours():
-            begun = time.monotonic()
-            self.daemon.call("POST", f"/v1/pods/{pod['id']}/exec", {"command": ["true"]})
-            return milliseconds(begun)
 
         def theirs():
             begun = time.monotonic()
             self.raw.do(raw, "exec", raw, "true")
             return milliseconds(begun)
 
-        row = interleave(Row("A3", 0.3, "exec of true, against runsc exec"), ours, theirs, times * 3)
+        row = interleave(Row(name, 0.3, what), lambda: once(pod["id"]), theirs, times * 3)
         self.daemon.remove(pod["id"])
         self.raw.delete(raw)
         return row
 
+    def a3(self, times):
+        def once(pod):
+            begun = time.monotonic()
+            self.daemon.call("POST", f"/v1/pods/{pod}/exec", {"command": ["true"]})
+            return milliseconds(begun)
+
+        return self.exec_of_true("A3", "exec of true, against runsc exec", times, once)
+
     def a3_socket(self, times):
         """The same by WebSocket, each on a connection of its own, from before it is opened to the exit code."""
-        pod = self.pod()
-        raw = self.raw_holding(1)
-
-        def ours():
+        def once(pod):
             begun = time.monotonic()
-            exec = WebSocket(self.daemon.socket, f"/v1/pods/{pod['id']}/exec")
+            exec = WebSocket(self.daemon.socket, f"/v1/pods/{pod}/exec")
             exec.say({"command": ["true"]})
             last = None
             while True:
@@ -276,15 +277,7 @@ class Bench:
             assert json.loads(last) == {"type": "exit", "exitCode": 0, "timedOut": False}, last
             return took
 
-        def theirs():
-            begun = time.monotonic()
-            self.raw.do(raw, "exec", raw, "true")
-            return milliseconds(begun)
-
-        row = interleave(Row("A3w", 0.3, "exec of true by WebSocket, against runsc exec"), ours, theirs, times * 3)
-        self.daemon.remove(pod["id"])
-        self.raw.delete(raw)
-        return row
+        return self.exec_of_true("A3w", "exec of true by WebSocket, against runsc exec", times, once)
 
     def v1(self, _times):
         """200 viewers of one terminal that says 2 MB, and one more that reads nothing: every byte arrives, and memory stays."""
