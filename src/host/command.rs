@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use tokio::io::AsyncWriteExt;
 
+use crate::host::network::netns;
 use crate::model::{Code, Error, Result};
 
 /// Bytes of each output stream that are kept.
@@ -116,7 +116,11 @@ async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> 
         .process_group(0);
     let spawned = match &command.netns {
         None => prepared.spawn(),
-        Some(netns) => spawn_in(netns, prepared).await,
+        // `nsenter` would be one more program to start, and a hook between fork and exec a copy of this process's page tables.
+        Some(netns) => match File::open(netns) {
+            Ok(namespace) => netns::inside(namespace, move || prepared.spawn()).await,
+            Err(e) => Err(e),
+        },
     };
     let mut child = spawned.map_err(cannot)?;
     let input = child.stdin.take();
@@ -142,19 +146,6 @@ async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> 
     let log = command.log.as_ref().and_then(|p| std::fs::read(p).ok()).unwrap_or_default();
     let said = if stderr.is_empty() { quote(&log, 800) } else { quote(&stderr, 800) };
     Err(Error::new(Code::Runtime, format!("{name} failed ({status}, {} ms): {said}", begun.elapsed().as_millis())))
-}
-
-/// Starts it from a thread that has entered the namespace, which ends with that: `nsenter` would be one more program to start,
-/// and a hook between fork and exec would cost a copy of this process's page tables.
-async fn spawn_in(netns: &Path, mut prepared: tokio::process::Command) -> std::io::Result<tokio::process::Child> {
-    let (namespace, runtime) = (File::open(netns)?, tokio::runtime::Handle::current());
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("netns-spawn".into()).spawn(move || {
-        let _context = runtime.enter();
-        let entered = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
-        let _ = sender.send(entered.and_then(|()| prepared.spawn()));
-    })?;
-    receiver.await.map_err(std::io::Error::other)?
 }
 
 fn memory_file() -> std::io::Result<File> {

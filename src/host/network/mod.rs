@@ -6,7 +6,7 @@
 mod conntrack;
 mod iptables;
 mod links;
-mod netns;
+pub(in crate::host) mod netns;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -181,10 +181,10 @@ impl RealNetwork {
         let netns = self.netns("router");
         let (again, own) = (changed.clone(), own.to_vec());
         let here = tokio::task::spawn_blocking(move || conntrack::forget(&changed, &own));
-        let there = netns::on_thread(&netns, move |path| {
-            nix::sched::setns(std::fs::File::open(path)?, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            conntrack::forget(&again, &router)
-        });
+        let there = async {
+            let done = netns::inside(netns::open(&netns)?, move || conntrack::forget(&again, &router)).await;
+            done.attempt(Code::Internal, || "forget the router's flows".into())
+        };
         let (here, there) = tokio::join!(here, there);
         let here = here.map_err(std::io::Error::other).and_then(|done| done);
         let here = here.attempt(Code::Internal, || "forget the host's flows".into());

@@ -15,19 +15,32 @@ pub(super) fn open(path: &Path) -> Result<File> {
 }
 
 /// Runs `work` on a thread of its own, which ends with it.
-pub(super) async fn on_thread<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
-) -> Result<T> {
-    let (path, runtime) = (path.to_owned(), tokio::runtime::Handle::current());
-    let what = format!("enter network namespace {}", path.display());
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Handle::current();
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("netns".into()).spawn(move || {
+    std::thread::Builder::new().name("netns".into()).spawn(move || {
         let _context = runtime.enter();
-        let _ = sender.send(work(&path));
-    });
-    thread.attempt(Code::Internal, || what.clone())?;
-    receiver.await.attempt(Code::Internal, || what.clone())?.attempt(Code::Internal, || what)
+        let _ = sender.send(work());
+    })?;
+    receiver.await.map_err(std::io::Error::other)?
+}
+
+/// Runs `work` on a thread that has entered the namespace, and ends with it. What it starts is in there too.
+pub(in crate::host) async fn inside<T: Send + 'static>(
+    namespace: File,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    on_thread(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
+    .await
+}
+
+fn entering(path: &Path) -> String {
+    format!("enter network namespace {}", path.display())
 }
 
 /// A namespace held at `path`, made with those settings if it is not there, and a way to its links.
@@ -35,25 +48,21 @@ pub(super) async fn ensure(path: &Path, sysctls: &'static str) -> Result<Links> 
     if is_namespace(path) {
         return links(path).await;
     }
-    on_thread(path, move |path| {
-        File::options().create(true).truncate(false).write(true).open(path)?;
+    let to = path.to_owned();
+    let made = on_thread(move || {
+        File::options().create(true).truncate(false).write(true).open(&to)?;
         unshare(CloneFlags::CLONE_NEWNET)?;
         write_all_sysctls(sysctls)?;
         let none: Option<&str> = None;
-        mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)?;
+        mount(Some("/proc/thread-self/ns/net"), &to, none, MsFlags::MS_BIND, none)?;
         Links::open()
-    })
-    .await
+    });
+    made.await.attempt(Code::Internal, || entering(path))
 }
 
 /// A way to the links of a namespace that exists.
 pub(super) async fn links(path: &Path) -> Result<Links> {
-    let namespace = open(path)?;
-    on_thread(path, move |_| {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        Links::open()
-    })
-    .await
+    inside(open(path)?, Links::open).await.attempt(Code::Internal, || entering(path))
 }
 
 fn is_namespace(path: &Path) -> bool {
