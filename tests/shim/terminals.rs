@@ -77,7 +77,7 @@ async fn a_terminal_outlives_who_looks_and_the_shim() {
     assert!(text.contains("30 90"));
     s.writer.input(b"(sleep 0.3; echo later-$who) &\n").await.unwrap();
     pod.replace_shim().await;
-    assert!(s.reader.next().await.is_err() || s.reader.next().await.is_err() || s.reader.next().await.is_err());
+    while s.reader.next().await.is_ok() {} // what was under way, and then the end
     let mut s = open(&pod, terminal("work", None)).await;
     read(&mut s, "later-ann").await;
     // Only what comes after a place.

@@ -11,6 +11,7 @@
 //!
 //! A disk without room costs lines, never the pod: they are counted, and a notice says so when there is room again.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -34,10 +35,39 @@ pub(super) struct Log {
     state: Saved,
     /// Number of the next record.
     next: u64,
-    /// Records that a predecessor wrote after it last saved its state.
-    skip: u64,
+    /// What a predecessor wrote after it last saved its state.
+    again: Again,
     batch: Vec<u8>,
     dirty: bool,
+}
+
+/// Records that are in the log already, whose output is still to come again.
+struct Again {
+    /// Number of the next of them.
+    next: u64,
+    /// The number after the last.
+    end: u64,
+    /// Those of them that are notices, which no output brings again.
+    notices: VecDeque<u64>,
+}
+
+impl Again {
+    /// Whether the next line of the pod's is one of them; it has come again then.
+    fn take(&mut self) -> bool {
+        while self.next < self.end {
+            self.next += 1;
+            if self.notices.front() != Some(&(self.next - 1)) {
+                return true;
+            }
+            self.notices.pop_front();
+        }
+        false
+    }
+
+    /// The last that has come again, while there are others still to come. Who takes over in that time has to pass over those.
+    fn last(&self) -> Option<u64> {
+        (self.next < self.end).then(|| self.next - 1)
+    }
 }
 
 impl Log {
@@ -48,8 +78,10 @@ impl Log {
         let length = cut_half_record(&file)?;
         let mut state_file = StateFile::open(&run.join("log.state"))?;
         let known = state_file.load();
-        let (last, after) = look_back(dir, files, known.as_ref().map(|k| k.line))?;
+        let (last, notices) = look_back(dir, files, known.as_ref().map(|k| k.line))?;
         let state = match known {
+            // What was lost has been told already.
+            Some(known) if !notices.is_empty() => Saved { dropped: 0, ..known },
             Some(known) => known,
             None => {
                 let fresh = Saved { line: last, ..Saved::default() };
@@ -58,6 +90,7 @@ impl Log {
             }
         };
         let next = last.max(state.line) + 1;
+        let again = Again { next: state.line + 1, end: next, notices };
         Ok(Log {
             dir: dir.into(),
             max_bytes,
@@ -66,7 +99,7 @@ impl Log {
             length,
             state_file,
             next,
-            skip: after,
+            again,
             state,
             batch: Vec::new(),
             dirty: false,
@@ -122,8 +155,7 @@ impl Log {
     }
 
     fn line(&mut self, timestamp: Timestamp, stream: Stream, line: &[u8], partial: bool) {
-        if self.skip > 0 {
-            self.skip -= 1;
+        if self.again.take() {
             return;
         }
         if self.state.dropped > 0 && self.batch.is_empty() {
@@ -173,7 +205,7 @@ impl Log {
         self.batch.clear();
         self.batch.shrink_to(256 * 1024);
         if self.dirty {
-            self.state.line = self.next - 1;
+            self.state.line = self.again.last().unwrap_or(self.next - 1);
             // Not saved: nothing is acknowledged, and it is tried again.
             self.dirty = self.state_file.save(&self.state).is_err();
         }
@@ -259,9 +291,9 @@ fn cut_half_record(file: &File) -> std::io::Result<u64> {
     Ok(length - half)
 }
 
-/// The number of the newest record (0: there is none), and how many of the pod's own lines come after record `line`.
-fn look_back(dir: &Path, files: u32, line: Option<u64>) -> std::io::Result<(u64, u64)> {
-    let (mut newest, mut after) = (0, 0);
+/// The number of the newest record (0: there is none), and those of the notices after record `line`.
+fn look_back(dir: &Path, files: u32, line: Option<u64>) -> std::io::Result<(u64, VecDeque<u64>)> {
+    let (mut newest, mut notices) = (0, Vec::new());
     let names = std::iter::once("current".to_owned()).chain((1..files).map(|n| n.to_string()));
     for name in names {
         let file = match File::open(dir.join(name)) {
@@ -276,8 +308,8 @@ fn look_back(dir: &Path, files: u32, line: Option<u64>) -> std::io::Result<(u64,
             let reached = first.is_some_and(|f| line.is_none_or(|l| f <= l));
             if reached || whole {
                 newest = records(&bytes).map(|r| r.0).chain([newest]).max().unwrap_or(0);
-                let fresh = |r: &(u64, &[u8])| line.is_some_and(|l| r.0 > l) && !is_notice(r.1);
-                after += records(&bytes).filter(fresh).count() as u64;
+                let fresh = |r: &(u64, &[u8])| line.is_some_and(|l| r.0 > l) && is_notice(r.1);
+                notices.extend(records(&bytes).filter(fresh).map(|r| r.0));
                 break reached;
             }
             window *= 4;
@@ -286,7 +318,8 @@ fn look_back(dir: &Path, files: u32, line: Option<u64>) -> std::io::Result<(u64,
             break;
         }
     }
-    Ok((newest, after))
+    notices.sort_unstable();
+    Ok((newest, notices.into()))
 }
 
 #[cfg(test)]

@@ -86,6 +86,50 @@ fn every_line_is_there_once_wherever_a_shim_dies() {
     }
 }
 
+/// One dies after it has written much, the next after a little of that has come again, and so on.
+#[test]
+fn a_successor_that_dies_early_doubles_nothing() {
+    let frames: Vec<String> = (1..=60).map(|n| format!("{n}a\n{n}b\n{n}")).collect();
+    let place = Place::new();
+    let write = |log: &mut Log, count: usize| {
+        let from = log.sequence() as usize;
+        for (n, data) in frames.iter().enumerate().skip(from).take(count) {
+            log.write(n as u64 + 1, Stream::Stdout, data.as_bytes());
+        }
+    };
+    let mut log = place.open(300, 100);
+    write(&mut log, 1);
+    log.commit();
+    // A notice among what is there already.
+    log.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    log.write(2, Stream::Stdout, b"lost\n");
+    log.commit();
+    log.file = open_current(&place.log()).unwrap();
+    let state = place.run().join("log.state");
+    let before = std::fs::read(&state).unwrap();
+    write(&mut log, 40);
+    log.commit();
+    std::fs::write(&state, before).unwrap(); // it died before the state was saved
+    let written = lines(&place.log());
+    assert!(written.iter().any(|(_, line)| line.starts_with("torpor: 1 lines")), "{written:?}");
+    for count in [0, 1, 2, 5, 9] {
+        let mut log = place.open(300, 100);
+        write(&mut log, count);
+        assert!(log.commit());
+        assert_eq!(lines(&place.log()), written, "after {count} frames");
+    }
+    let mut log = place.open(300, 100);
+    write(&mut log, 60);
+    log.flush_partial();
+    log.commit();
+    let (numbers, said): (Vec<u64>, Vec<String>) = lines(&place.log()).into_iter().unzip();
+    assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
+    let (notices, own): (Vec<&String>, Vec<&String>) = said.iter().partition(|l| l.starts_with("torpor:"));
+    assert_eq!(notices.len(), 1);
+    let text = [&*frames[..1].concat(), "lost\n", &*frames[2..].concat()].concat();
+    assert!(own.iter().map(|l| &***l).eq(text.lines().filter(|l| *l != "1lost")), "{own:?}");
+}
+
 #[test]
 fn a_rotation_that_was_not_finished_is_healed() {
     let place = Place::new();
