@@ -18,6 +18,7 @@ mod isolation;
 mod life;
 mod limits;
 mod listen;
+mod lock;
 mod logs;
 mod pause;
 mod policies;

@@ -10,9 +10,10 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::host::files;
 use crate::model::{Attempt, Code, Error, Forward, ImageName, ImageRecord, PodId, PodRecord, Result};
@@ -33,6 +34,9 @@ CREATE TABLE ports (
 ) STRICT;
 CREATE TABLE images (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 ";
+
+/// How long another program's lock is waited for: a backup takes it for a moment.
+const LOCKED: Duration = Duration::from_secs(5);
 
 /// What makes schema n out of schema n - 1. They only add: an older torpord goes on reading.
 const MIGRATIONS: [&str; 3] = [SCHEMA_1, tokens::TABLE, requests::TABLE];
@@ -63,7 +67,7 @@ impl Db {
     pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("open the database {}", path.display());
         let mut connection = Connection::open(path).attempt(Code::Internal, what)?;
-        connection.busy_timeout(std::time::Duration::from_secs(10)).attempt(Code::Internal, what)?;
+        connection.busy_timeout(LOCKED).attempt(Code::Internal, what)?;
         connection.pragma_update(None, "journal_mode", "WAL").attempt(Code::Internal, what)?;
         connection.pragma_update(None, "synchronous", "FULL").attempt(Code::Internal, what)?;
         connection.pragma_update(None, "foreign_keys", true).attempt(Code::Internal, what)?;
@@ -96,7 +100,9 @@ impl Db {
         let (connection, dir) = (Arc::clone(&self.connection), Arc::clone(&self.dir));
         let ran = tokio::task::spawn_blocking(move || {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = connection.transaction().map_err(|e| refused(what, e)).and_then(|transaction| {
+            // It takes the lock at once: one that reads first would not wait for another program that has it.
+            let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            let done = begun.map_err(|e| refused(what, e)).and_then(|transaction| {
                 let value = work(&transaction)?;
                 transaction.commit().map_err(|e| refused(what, e))?;
                 Ok(value)
