@@ -5,6 +5,7 @@ mod connect;
 mod files;
 mod host;
 mod pods;
+mod ssh;
 mod store;
 mod system;
 mod tokens;
@@ -21,7 +22,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::body::{Body, empty, lines};
-use self::connect::{Connection, Place};
+pub use self::connect::Connection;
+use self::connect::Place;
+pub use self::ssh::GREETING;
 use super::problem::Problem;
 use super::types::{ProgressInfo, Step};
 
@@ -71,6 +74,9 @@ impl ClientError {
             ClientError::Unreachable { at, .. } if at.starts_with('/') => {
                 Some("is torpord running? may you use its socket (group torpor)?")
             }
+            ClientError::Unreachable { at, .. } if at.starts_with("ssh://") => Some(
+                "is torpor installed there, and may you use its socket (group torpor)? `ssh HOST torpor version` tells",
+            ),
             ClientError::Unreachable { .. } => Some("is there a [[listen]] at that address in torpord's torpor.toml?"),
             ClientError::Untrusted { .. } => Some(
                 "a certificate of an authority of your own needs --ca-file FILE; without TLS it is tcp://HOST:PORT",
@@ -117,7 +123,7 @@ pub fn query(parameters: &[(&str, String)]) -> String {
 }
 
 impl Client {
-    /// The torpord at `unix://PATH` or a plain path, `tcp://HOST:PORT` or `https://HOST:PORT`.
+    /// The torpord at `unix://PATH` or a plain path, `tcp://HOST:PORT`, `https://HOST:PORT` or `ssh://USER@HOST`.
     ///
     /// # Errors
     /// Another scheme.
@@ -156,6 +162,14 @@ impl Client {
     /// A connection, or why there is none.
     pub(super) async fn connect(&self) -> Result<Box<dyn Connection>> {
         self.place.connect().await
+    }
+
+    /// A bare connection to torpord, for whoever speaks to it otherwise.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn dial(&self) -> Result<Box<dyn Connection>> {
+        self.connect().await
     }
 
     async fn send(

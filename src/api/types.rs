@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 pub mod capacity;
 mod secrets;
 pub mod system;
+pub mod trace;
 mod volumes;
 
 pub use secrets::{SecretInfo, SecretSpec, SecretText, SecretValue, StartPod};

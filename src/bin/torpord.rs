@@ -42,6 +42,10 @@ struct Flags {
     /// Check the configuration and end
     #[arg(long)]
     check_config: bool,
+    /// Take from the host what pods share (network, mounts, cgroups, values of secrets), and end; refused while a pod has a sandbox.
+    /// What pods keep stays
+    #[arg(long)]
+    leave_nothing: bool,
 }
 
 fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
@@ -54,7 +58,9 @@ fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
     // Flags win.
     file.state_dir = flags.state_dir.or(file.state_dir);
     file.socket = flags.socket.or(file.socket);
-    file.store = flags.store.or(file.store);
+    // As clients of MinIO name their bucket, where nothing else is said.
+    let bucket = || std::env::var("S3_BUCKET").ok().filter(|b| !b.is_empty()).map(|b| format!("s3://{b}"));
+    file.store = flags.store.or(file.store).or_else(bucket);
     file.pod_cidr = flags.pod_cidr.or(file.pod_cidr);
     file.port_range = flags.port_range.or(file.port_range);
     file.runsc = flags.runsc.or(file.runsc);
@@ -79,7 +85,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let flags = Flags::parse();
-    let check = flags.check_config;
+    let (check, leave) = (flags.check_config, flags.leave_nothing);
     let filter = tracing_subscriber::EnvFilter::try_from_env("TORPOR_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let (config, unknown) = match configuration(flags) {
@@ -104,7 +110,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(torpor::daemon::run::run(prepared)) {
+    let work = async {
+        if leave {
+            torpor::daemon::run::leave_nothing(prepared).await
+        } else {
+            torpor::daemon::run::run(prepared).await
+        }
+    };
+    match runtime.block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => failed(&e),
     }

@@ -14,6 +14,7 @@ use super::secret::{Again, Secrets};
 use super::stats::Usage;
 use super::system::System;
 use super::token::{Access, Token};
+use super::trace::Timeline;
 use super::update::Update;
 use super::volume::Volume;
 
@@ -162,6 +163,8 @@ pub(super) enum Command {
     Stats(Usage),
     /// Show what happens to pods, as it happens
     Events(Events),
+    /// Show what creating, sleeping, waking pods took, step by step
+    Trace(Timeline),
     /// Snapshots
     #[command(subcommand)]
     Snapshot(Snapshot),
@@ -179,6 +182,9 @@ pub(super) enum Command {
     System(System),
     /// Look for what may be wrong with the host
     Doctor,
+    /// Pass standard input on to torpord, for a torpor that runs this by ssh
+    #[command(hide = true)]
+    DialStdio,
     /// Show versions
     Version,
     /// Print completions for a shell

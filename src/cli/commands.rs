@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::{attach, cp, port, prune, run, stats, system, token, top, volume};
+use super::{attach, cp, dial, port, prune, run, stats, system, token, top, trace, volume};
 use crate::api::client::Client;
 use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
@@ -76,6 +76,8 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Port(args) => port::port(&client()?, &args, json).await,
         Command::Stats(args) => stats::stats(&client()?, &args, json).await,
         Command::Events(args) => events::events(&client()?, &args, json).await,
+        Command::Trace(args) => trace::show(&client()?, &args, json).await,
+        Command::DialStdio => dial::dial(&client()?).await,
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
         Command::Image(command) => image(&client()?, command, json).await,

@@ -5,6 +5,7 @@ mod args;
 mod attach;
 mod commands;
 mod cp;
+mod dial;
 mod events;
 mod follow;
 mod health;
@@ -18,6 +19,7 @@ mod system;
 mod terminal;
 mod token;
 mod top;
+mod trace;
 mod update;
 mod volume;
 

@@ -17,7 +17,7 @@ pub(super) struct Access {
         global = true,
         env = "TORPOR_HOST",
         default_value = "unix:///run/torpor/torpor.sock",
-        value_name = "unix://PATH|tcp://HOST:PORT|https://HOST:PORT"
+        value_name = "unix://PATH|ssh://USER@HOST|tcp://HOST:PORT|https://HOST:PORT"
     )]
     host: String,
     /// File with the token to show; without it TORPOR_TOKEN, for those who know that other processes of theirs can read it

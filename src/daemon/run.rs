@@ -111,6 +111,24 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     Ok(())
 }
 
+/// Takes from the host what pods share: it is made anew when one starts. What pods keep stays.
+///
+/// # Errors
+/// [`Code::InUse`]: a pod has a sandbox.
+pub async fn leave_nothing(prepared: Prepared) -> Result<()> {
+    let Prepared { config, tag, cgroups, _lock } = prepared;
+    // It is over before it begins: nothing is started again.
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    let (core, network, runtime) = start(config, tag, cgroups.clone(), shutdown).await?;
+    if let Some(name) = core.somebody_awake() {
+        return Err(Error::new(Code::InUse, format!("pod {name} has a sandbox"))
+            .hint("`torpor stop` ends it and keeps its root, `torpor sleep` keeps all of it"));
+    }
+    core.leave_nothing(&network, &runtime, &cgroups).await;
+    Ok(())
+}
+
 fn remove_socket(made: Option<&Path>) {
     if let Some(path) = made {
         let _ = files::remove_tree_now(path);

@@ -41,6 +41,8 @@ pub trait Cgroups: Send + Sync {
     async fn remove(&self, id: &str) -> Result<()>;
     /// What it uses.
     async fn usage(&self, id: &str) -> Result<Usage>;
+    /// What all of them use together (on v2 with their shims); processor time of those that are gone, too.
+    async fn all_usage(&self) -> Result<Usage>;
     /// Whether the kernel killed something in it for want of memory.
     fn oom_killed(&self, id: &str) -> Result<bool>;
     /// Whether the kernel refused it a task.
@@ -325,6 +327,10 @@ impl Cgroups for RealCgroups {
                 }
             }
         })
+    }
+
+    async fn all_usage(&self) -> Result<Usage> {
+        self.usage("").await
     }
 
     fn oom_killed(&self, id: &str) -> Result<bool> {

@@ -13,6 +13,7 @@ pub mod logs;
 pub mod memory;
 pub mod network;
 pub mod ports;
+pub mod process;
 pub mod progress;
 pub mod rootfs;
 pub mod runtime;

@@ -13,6 +13,7 @@ mod snapshot;
 mod spec;
 pub mod tier;
 pub mod token;
+pub mod trace;
 
 pub use capacity::{Shortage, Ware};
 pub use error::{Attempt, Code, Error, Result};

@@ -47,6 +47,7 @@ async fn network(net: &dyn Network, addressing: &Addressing) {
     assert!(net.readdress(&unknown).await.is_err());
     net.counters(&pod).await.unwrap();
     assert!(net.counters(&unknown).await.is_err());
+    net.traffic().await.unwrap();
     let target = std::net::SocketAddrV4::new(address, 80);
     let forward = ForwardTo { host: 24_999, protocol: Protocol::Tcp, target };
     let datagrams = ForwardTo { protocol: Protocol::Udp, ..forward };
@@ -72,6 +73,7 @@ async fn cgroups(groups: &dyn Cgroups) {
     groups.ensure(&one, &limits).await.unwrap();
     assert_eq!(groups.list().await.unwrap(), vec![one.clone()]);
     groups.usage(&one).await.unwrap();
+    groups.all_usage().await.unwrap();
     for memory in [limits.memory * 2, limits.memory / 2] {
         groups.limit(&one, &Limits { memory, ..limits }).await.unwrap();
     }

@@ -11,6 +11,8 @@ mod daemon;
 mod dice;
 mod disk;
 mod events;
+#[path = "../support/exposition.rs"]
+mod exposition;
 mod files;
 mod health;
 mod idempotency;
@@ -20,6 +22,7 @@ mod limits;
 mod listen;
 mod lock;
 mod logs;
+mod metrics;
 mod pause;
 mod policies;
 mod ports;

@@ -1,4 +1,4 @@
-//! How a torpord is reached: by its Unix socket, by TCP, by TLS.
+//! How a torpord is reached: by its Unix socket, by TCP, by TLS, by ssh.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use super::ssh::Login;
 use super::{ClientError, Result, broken};
 
 /// How long a connection to the Unix socket is tried for while the kernel has no room for one more that waits.
@@ -20,7 +21,7 @@ const CROWDED: Duration = Duration::from_secs(5);
 const FAR: Duration = Duration::from_secs(20);
 
 /// A connection.
-pub(in crate::api) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Where a torpord is.
@@ -28,6 +29,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 pub(super) enum Place {
     /// At a Unix socket.
     Unix(PathBuf),
+    /// Where somebody may log in.
+    Ssh(Login),
     /// At a host and a port.
     Tcp {
         /// `host:port`, as it is connected to and named in the request.
@@ -38,12 +41,13 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Reads `unix://PATH`, a plain path, `tcp://HOST:PORT` (`http://` is the same) or `https://HOST[:PORT]`. `ca_file`: PEM of the
+    /// Reads `unix://PATH`, a plain path, `tcp://HOST:PORT` (`http://` is the same), `https://HOST[:PORT]` or
+    /// `ssh://[USER@]HOST[:PORT][/SOCKET]`. `ca_file`: PEM of the
     /// authorities whose certificates are good, in the place of the system's.
     pub(super) fn of(host: &str, ca_file: Option<&Path>) -> Result<Self> {
         let bad = || {
             broken(format!(
-                "{host:?} is no host: write unix:///path/of/the/socket, tcp://HOST:PORT or https://HOST:PORT"
+                "{host:?} is no host: write unix:///path/of/the/socket, tcp://HOST:PORT, https://HOST:PORT or ssh://USER@HOST"
             ))
         };
         let path = host.strip_prefix("unix://").unwrap_or(host);
@@ -51,6 +55,9 @@ impl Place {
             return Ok(Place::Unix(path.into()));
         }
         let (scheme, rest) = host.split_once("://").ok_or_else(bad)?;
+        if scheme == "ssh" {
+            return Login::of(rest).map(Place::Ssh).ok_or_else(bad);
+        }
         let authority: hyper::http::uri::Authority = rest.trim_end_matches('/').parse().map_err(|_| bad())?;
         // A password in an address would end up in lists of processes.
         if authority.as_str().contains('@') {
@@ -72,7 +79,7 @@ impl Place {
     /// What stands in `Host`.
     pub(super) fn authority(&self) -> &str {
         match self {
-            Place::Unix(_) => "torpor",
+            Place::Unix(_) | Place::Ssh(_) => "torpor",
             Place::Tcp { authority, .. } => authority,
         }
     }
@@ -82,6 +89,7 @@ impl Place {
         let unreachable = |cause| ClientError::Unreachable { at: self.to_string(), cause };
         match self {
             Place::Unix(path) => Ok(Box::new(unix(path).await.map_err(unreachable)?)),
+            Place::Ssh(login) => Ok(Box::new(login.connect().await.map_err(unreachable)?)),
             Place::Tcp { authority, tls } => {
                 let stream = in_time(TcpStream::connect(authority.as_str())).await.map_err(unreachable)?;
                 let _ = stream.set_nodelay(true);
@@ -98,6 +106,7 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Place::Unix(path) => write!(f, "{}", path.display()),
+            Place::Ssh(login) => write!(f, "{login}"),
             Place::Tcp { authority, tls: None } => write!(f, "tcp://{authority}"),
             Place::Tcp { authority, tls: Some(_) } => write!(f, "https://{authority}"),
         }
@@ -161,12 +170,22 @@ mod tests {
             ("http://h.example", "tcp://h.example:80"),
             ("https://h.example", "https://h.example:443"),
             ("https://[::1]:8443/", "https://[::1]:8443"),
+            ("ssh://ann@h.example", "ssh://ann@h.example"),
         ] {
             assert_eq!(shown(host).as_deref(), Some(place), "{host}");
         }
-        for bad in
-            ["", "x", "tcp://h", "tcp://:80:", "ftp://h:1", "https://", "https://u:p@h:1", "tcp://h:99999", "unix://x"]
-        {
+        for bad in [
+            "",
+            "x",
+            "tcp://h",
+            "tcp://:80:",
+            "ftp://h:1",
+            "https://",
+            "https://u:p@h:1",
+            "tcp://h:99999",
+            "unix://x",
+            "ssh://-h",
+        ] {
             assert_eq!(shown(bad), None, "{bad}");
         }
     }

@@ -1,10 +1,12 @@
 //! Calls about torpord itself.
 
 use futures::{Stream, StreamExt};
+use http_body_util::BodyExt;
 use hyper::Method;
 
 use super::body::{empty, lines};
-use super::{Client, Result, broken};
+use super::{Client, Result, broken, escape};
+use crate::api::types::trace::Trace;
 use crate::api::types::{Doctor, Event, Health, Version};
 
 impl Client {
@@ -38,6 +40,23 @@ impl Client {
     /// [`super::ClientError`].
     pub async fn health(&self) -> Result<Health> {
         self.get("/health").await
+    }
+    /// `GET /v1/traces`: of one pod, or of all.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn traces(&self, pod: Option<&str>) -> Result<Vec<Trace>> {
+        let query = pod.map(|p| format!("?pod={}", escape(p, false))).unwrap_or_default();
+        self.get(&format!("/v1/traces{query}")).await
+    }
+    /// `GET /metrics`, as text.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn metrics(&self) -> Result<String> {
+        let response = self.send(Method::GET, "/metrics", "text/plain", None, empty()).await?;
+        let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        String::from_utf8(bytes.to_vec()).map_err(broken)
     }
     /// `GET /v1/doctor`.
     ///

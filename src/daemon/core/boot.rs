@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::files::Files;
 use super::pod::{Pod, Turn};
+use super::trace::step;
 use super::{Core, teardown};
 use crate::channel::terminal::WindowSize;
 use crate::channel::{Identity, Launch, Probe};
@@ -88,9 +89,9 @@ impl Core {
             From::Command => {
                 let made = self.make_sandbox(turn, record).await?;
                 let begin = async {
-                    self.host.runtime.start(&made.engine, &made.create).await?;
+                    step("runsc start", self.host.runtime.start(&made.engine, &made.create)).await?;
                     self.place_secrets(record, made.shim.as_ref(), &secrets).await?;
-                    made.shim.launch(&self.launch(record, &secrets)).await
+                    step("launch", made.shim.launch(&self.launch(record, &secrets))).await
                 };
                 // Both to their end: see below.
                 let (begun, open) = tokio::join!(begin, self.open_to_the_world(turn, &made));
@@ -100,14 +101,16 @@ impl Core {
             From::Checkpoint { files, copy } => {
                 let copy = *copy;
                 // Both to their end, even if one fails: a sandbox half made is not to be taken down under its maker.
-                let (made, images) = tokio::join!(self.make_sandbox(turn, record), self.bring_files(files));
+                let (made, images) =
+                    tokio::join!(self.make_sandbox(turn, record), step("fetch", self.bring_files(files)));
                 let (made, images) = (made?, images?);
                 self.host.network.readdress(&self.pod_net(record)).await?;
-                self.host.runtime.restore(&made.engine, &made.create, &images).await?;
-                made.shim.identify(&self.identity(record, copy)?).await?;
+                step("runsc restore", self.host.runtime.restore(&made.engine, &made.create, &images)).await?;
+                step("identify", made.shim.identify(&self.identity(record, copy)?)).await?;
                 self.place_secrets(record, made.shim.as_ref(), &secrets).await?;
                 self.open_to_the_world(turn, &made).await?;
-                self.host.runtime.wait_restore(&made.engine, &made.create, &images).await?;
+                let rest = self.host.runtime.wait_restore(&made.engine, &made.create, &images);
+                step("rest of memory", rest).await?;
                 self.wait_ready(record, made.shim.as_ref()).await
             }
         }
@@ -135,10 +138,10 @@ impl Core {
         let runtime_name = id.to_string();
         let (key, layers) = (self.image_key(record), self.all_layers(record));
         let (netns, root, cgroup, shim) = tokio::join!(
-            self.host.network.attach(&net),
-            self.host.rootfs.ensure(&key, &layers),
-            self.host.cgroups.ensure(&runtime_name, &limits),
-            self.host.shims.spawn(&shim_plan),
+            step("network", self.host.network.attach(&net)),
+            step("root", self.host.rootfs.ensure(&key, &layers)),
+            step("cgroup", self.host.cgroups.ensure(&runtime_name, &limits)),
+            step("shim", self.host.shims.spawn(&shim_plan)),
         );
         // All of them to their end, even if one fails: what is half made can't be taken down.
         let (netns, root, (), shim) = (netns?, root?, cgroup?, shim?);
@@ -155,7 +158,7 @@ impl Core {
         let text = serde_json::to_vec(&spec).attempt(Code::Internal, || format!("write the bundle of {id}"))?;
         crate::host::files::write(&dir.join("config.json"), &text, 0o600)?;
         let create = self.create_plan(record, netns.clone());
-        shim.create(&self.host.runtime.create_command(&engine, &create)).await?;
+        step("runsc create", shim.create(&self.host.runtime.create_command(&engine, &create))).await?;
         let pid = shim.status().await?.sandbox_pid;
         Ok(Made { engine, create, shim, pid, _volumes: mounted })
     }
@@ -167,7 +170,7 @@ impl Core {
             r.boot_id = Some(self.boot_id.clone());
         })
         .await?;
-        self.publish_forwards().await
+        step("forwards", self.publish_forwards()).await
     }
 
     /// Waits until the application answers as the pod's probe says; without a probe at once.
@@ -179,7 +182,7 @@ impl Core {
             ReadyCheck::Exec { command } => Probe::Exec { command: command.clone() },
         };
         let limit = if ready.timeout_ms == 0 { READY_DEFAULT } else { Duration::from_millis(ready.timeout_ms) };
-        shim.probe(&probe, limit).await.attempt(Code::Timeout, || {
+        step("ready", shim.probe(&probe, limit)).await.attempt(Code::Timeout, || {
             format!("wait until pod {} is ready ({} ms)", record.spec.name, limit.as_millis())
         })
     }

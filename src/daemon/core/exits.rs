@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::pod::{Pod, Turn};
+use super::trace::step;
 use super::{Core, teardown};
 use crate::host::shim::ExitRecord;
 use crate::model::{Code, Error, ExitReason, PodRecord, PodState, Result};
@@ -74,7 +75,7 @@ impl Core {
         let root = if exit.sandbox_died || exit.shim_lost {
             Err(Error::new(Code::Runtime, "its sandbox is gone, and with it what was written since the last stop"))
         } else {
-            self.save_root(turn, &record).await
+            step("save root", self.save_root(turn, &record)).await
         };
         let reason = reason.unwrap_or_else(|| self.explain(&record, exit));
         let code = exit_code(exit, reason);
@@ -95,13 +96,14 @@ impl Core {
             })
             .await;
         drop(new);
+        self.metrics.exited(reason);
         turn.pod().set_shim(None);
         if let Err(e) = self.publish_forwards().await {
             tracing::warn!(pod = %record.id, error = %e.report(), "close the forwards of a pod that ended");
         }
         // Until the database takes how it ended, that is known to its shim alone.
         if saved {
-            teardown::sandbox(self, &record.runtime_id()).await;
+            step("teardown", teardown::sandbox(self, &record.runtime_id())).await;
             if committed.private_layers != record.private_layers {
                 self.release_root(&record).await; // its next sandbox has another
             }

@@ -10,6 +10,7 @@ use super::Core;
 use super::boot::From;
 use super::idempotency::{Intent, Makes};
 use super::pod::{Pod, Turn, wrong_state};
+use super::trace::{about, step};
 use crate::api::types::SecretValue;
 use crate::host::files;
 use crate::host::shim::ExitRecord;
@@ -134,7 +135,8 @@ impl Core {
         if let Some(intent) = &intent {
             intent.makes(Makes::Pod(&id)).await?;
         }
-        let pod = self.add_pod(id, spec, origin).await?;
+        let pod = step("record", self.add_pod(id, spec, origin)).await?;
+        about(&pod.record());
         drop(new);
         let turn = pod.turn_if_there().await?;
         let made = async {
@@ -237,7 +239,7 @@ impl Core {
             r.restarts.stopped = true;
         })
         .await?;
-        let exit = self.end_command(pod, &record, signal, grace).await;
+        let exit = step("command", self.end_command(pod, &record, signal, grace)).await;
         self.record_exit(&turn, &exit, PodState::Stopped, None).await
     }
 
@@ -316,7 +318,7 @@ impl Core {
         if let Err(e) = self.host.secrets.remove(&record.id) {
             tracing::error!(pod = %record.id, error = %e.report(), "forget its secrets: the next start does");
         }
-        let gone = match files::remove_tree(&self.dirs.pod(&record.id)).await {
+        let gone = match step("files", files::remove_tree(&self.dirs.pod(&record.id))).await {
             Ok(()) => self.db.remove_pod(&record.id).await,
             Err(e) => Err(e),
         };

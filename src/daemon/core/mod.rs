@@ -18,6 +18,7 @@ pub mod idempotency;
 mod images;
 mod lifecycle;
 pub mod list;
+pub mod metrics;
 mod pause;
 mod pod;
 mod prune;
@@ -34,6 +35,7 @@ mod teardown;
 pub mod terminals;
 mod tidy;
 pub mod tokens;
+pub mod trace;
 mod trees;
 mod update;
 mod view;
@@ -128,6 +130,10 @@ pub struct Core {
     restarting: tokio::sync::Semaphore,
     /// Who may use it beside those who reach the socket.
     tokens: tokens::Tokens,
+    /// What monitoring asks.
+    metrics: metrics::Metrics,
+    /// What was done to pods, and how long it took.
+    traces: trace::Traces,
     /// WebSockets that may still be opened.
     sockets: Arc<tokio::sync::Semaphore>,
     shutdown: CancellationToken,
@@ -193,6 +199,8 @@ impl Core {
             unsaved: tokio::sync::Notify::new(),
             restarting: tokio::sync::Semaphore::new(restart::AT_ONCE),
             tokens,
+            metrics: metrics::Metrics::default(),
+            traces: trace::Traces::default(),
             sockets: Arc::new(tokio::sync::Semaphore::new(streams::MOST_SOCKETS)),
             shutdown,
         }))
@@ -244,12 +252,19 @@ impl Core {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        tokio::spawn(work).await.map_err(|e| Error::internal("the work on the pod ended early").because(e))?
+        tokio::spawn(trace::asked_by(trace::parent(), work))
+            .await
+            .map_err(|e| Error::internal("the work on the pod ended early").because(e))?
     }
 
     /// Whether there is no pod at all.
     pub fn is_empty(&self) -> bool {
         self.records().is_empty() && self.unreadable.is_empty()
+    }
+
+    /// A pod that has a sandbox, or may have one.
+    pub fn somebody_awake(&self) -> Option<String> {
+        self.records().iter().find(|r| r.state.may_have_sandbox()).map(|r| r.spec.name.to_string())
     }
 
     /// Removes what pods share, when there are none: network, cgroup, mounts, run directory.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::Core;
 use super::pod::{Pod, Turn};
+use super::trace::Operation;
 use crate::model::{PodRecord, PodState, Result};
 
 /// Restarts under way at once.
@@ -64,7 +65,8 @@ impl Core {
 
     /// A start that nobody asked for. One that fails is tried again as if the command had failed.
     async fn start_again(self: &Arc<Self>, pod: &Arc<Pod>, turn: &Turn<'_>) -> Result<PodRecord> {
-        let started = self.begin(pod, turn, |_| (), |r| r.restarts.count += 1).await;
+        let work = self.begin(pod, turn, |_| (), |r| r.restarts.count += 1);
+        let started = self.traced(Operation::Restart, Some(pod), work).await;
         if let Err(e) = &started {
             let text = e.report(); // for want of room, for example: nothing of it is in the record yet
             let (record, _) = turn
@@ -81,6 +83,9 @@ impl Core {
 
     /// After a start of torpord: pods that wait for a restart get it, and those that policy wants to run are started.
     pub(super) async fn restart_after_start(self: &Arc<Self>) {
+        if self.shutdown.is_cancelled() {
+            return;
+        }
         for pod in self.pods() {
             // One that is being stopped has its turn for as long as its command takes.
             if pod.state() != PodState::Stopped {

@@ -12,6 +12,7 @@ use super::idempotency::Intent;
 use super::lifecycle::New;
 use super::pod::Pod;
 use super::snapshots::Copy;
+use super::trace::Operation;
 use super::{Core, admit, view};
 use crate::api::types;
 use crate::host::layers::ImportSource;
@@ -56,7 +57,10 @@ impl Core {
         }
         self.open_volumes(&spec.volumes)?;
         let core = Arc::clone(self);
-        Self::to_the_end(async move { core.create(new, &image).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move {
+            core.traced(Operation::Create, None, core.create(new, &image)).await.map(|r| core.show_pod(&r))
+        })
+        .await
     }
 
     /// `GET /v1/pods/{pod}`.
@@ -73,7 +77,8 @@ impl Core {
     /// [`crate::model::Code::WrongState`] for a pod that is not at rest, without force.
     pub async fn delete_pod(self: &Arc<Self>, reference: &str, force: bool) -> Result<()> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.remove(&pod, force).await }).await
+        Self::to_the_end(async move { core.traced(Operation::Remove, Some(&pod), core.remove(&pod, force)).await })
+            .await
     }
 
     /// `POST /v1/pods/{pod}/start`.
@@ -90,7 +95,11 @@ impl Core {
     /// See the API's document.
     pub async fn start_pod_with(self: &Arc<Self>, reference: &str, request: types::StartPod) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.start(&pod, &request.secrets).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move {
+            let work = core.start(&pod, &request.secrets);
+            core.traced(Operation::Start, Some(&pod), work).await.map(|r| core.show_pod(&r))
+        })
+        .await
     }
 
     /// `POST /v1/pods/{pod}/stop`.
@@ -105,7 +114,8 @@ impl Core {
         }
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         Self::to_the_end(async move {
-            core.stop(&pod, signal, Duration::from_secs(seconds)).await.map(|r| core.show_pod(&r))
+            let work = core.stop(&pod, signal, Duration::from_secs(seconds));
+            core.traced(Operation::Stop, Some(&pod), work).await.map(|r| core.show_pod(&r))
         })
         .await
     }
@@ -125,7 +135,11 @@ impl Core {
     /// See the API's document; the pod goes on then.
     pub async fn sleep_pod(self: &Arc<Self>, reference: &str, progress: Progress) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.put_to_sleep(&pod, &progress).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move {
+            let work = core.put_to_sleep(&pod, &progress);
+            core.traced(Operation::Sleep, Some(&pod), work).await.map(|r| core.show_pod(&r))
+        })
+        .await
     }
 
     /// `POST /v1/pods/{pod}/wake`.
@@ -139,7 +153,11 @@ impl Core {
         progress: Progress,
     ) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
-        Self::to_the_end(async move { core.wake(&pod, &request, &progress).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move {
+            let work = core.wake(&pod, &request, &progress);
+            core.traced(Operation::Wake, Some(&pod), work).await.map(|r| core.show_pod(&r))
+        })
+        .await
     }
 
     /// `POST /v1/pods/{pod}/restore`.
@@ -155,7 +173,8 @@ impl Core {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         let snapshot = self.host.store.find(&request.snapshot).await?;
         Self::to_the_end(async move {
-            core.restore_in_place(&pod, &snapshot, &request.secrets, &progress).await.map(|r| core.show_pod(&r))
+            let work = core.restore_in_place(&pod, &snapshot, &request.secrets, &progress);
+            core.traced(Operation::Restore, Some(&pod), work).await.map(|r| core.show_pod(&r))
         })
         .await
     }
@@ -254,7 +273,8 @@ impl Core {
     ) -> Result<types::Snapshot> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         Self::to_the_end(async move {
-            core.take_snapshot(&pod, &progress, intent.as_ref()).await.map(|m| view::manifest(&m))
+            let work = core.take_snapshot(&pod, &progress, intent.as_ref());
+            core.traced(Operation::Snapshot, Some(&pod), work).await.map(|m| view::manifest(&m))
         })
         .await
     }
@@ -319,7 +339,11 @@ impl Core {
                 .hint("programs of a copy have the environment that they had: give it as a file"));
         }
         let copy = Copy { name, shown: request.host_directories, intent, secrets, given };
-        Self::to_the_end(async move { core.restore_new(&id, copy, &progress).await.map(|r| core.show_pod(&r)) }).await
+        Self::to_the_end(async move {
+            let work = core.restore_new(&id, copy, &progress);
+            core.traced(Operation::Copy, None, work).await.map(|r| core.show_pod(&r))
+        })
+        .await
     }
 
     /// `POST /v1/images`.

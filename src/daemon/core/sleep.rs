@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::boot::From;
 use super::pod::{Pod, Turn};
+use super::trace::step;
 use super::trees::Trees;
 use super::{Core, teardown, trees};
 use crate::api::types::WakePod;
@@ -211,7 +212,7 @@ impl Core {
         turn.pod().set_shim(None);
         let sandbox = async {
             if record.incarnation > 0 {
-                teardown::sandbox(self, &record.runtime_id()).await;
+                step("teardown", teardown::sandbox(self, &record.runtime_id())).await;
             }
         };
         let (closed, ()) = tokio::join!(self.publish_forwards(), sandbox);
@@ -234,7 +235,7 @@ impl Core {
         let memory = self.require_room(&record, volumes).await?;
         progress.phase("layers");
         self.host.store.check().await?;
-        let layers = self.send_layers(&record, progress).await?;
+        let layers = step("layers", self.send_layers(&record, progress)).await?;
         let (engine, plan) = self.engine_and_plan(&record)?;
         let dir = self.dirs.checkpoint(id);
         files::create_dir_all(&dir, 0o700)?;
@@ -262,17 +263,17 @@ impl Core {
             Ok(Ok(upload)) if go_on => {
                 // Its memory is on the local disk: the rest takes as long as the store does.
                 self.go_on(turn, &engine, &plan).await;
-                upload.finish().await
+                step("upload", upload.finish()).await
             }
             Ok(Ok(upload)) => {
                 let left = limit.saturating_sub(begun.elapsed());
-                tokio::time::timeout(left, upload.finish()).await.unwrap_or_else(|_| Err(too_long()))
+                step("upload", tokio::time::timeout(left, upload.finish())).await.unwrap_or_else(|_| Err(too_long()))
             }
             Ok(Err(e)) => Err(e),
             Err(_) => Err(too_long()),
         };
         let saved = match written {
-            Ok((files, stored)) => self.write_manifest(&record, id, layers, files, stored).await,
+            Ok((files, stored)) => step("manifest", self.write_manifest(&record, id, layers, files, stored)).await,
             Err(e) => Err(e),
         };
         match saved {
@@ -302,10 +303,10 @@ impl Core {
         dir: &Path,
         progress: &Progress,
     ) -> Result<SnapshotUpload> {
-        turn.pod().shim()?.quiesce().await?;
-        self.host.runtime.pause(engine, plan).await?;
+        step("quiesce", turn.pod().shim()?.quiesce()).await?;
+        step("pause", self.host.runtime.pause(engine, plan)).await?;
         let upload = SnapshotUpload::begin(&self.host.store, id, dir, progress.clone())?;
-        self.host.runtime.checkpoint(engine, plan, dir).await?;
+        step("checkpoint", self.host.runtime.checkpoint(engine, plan, dir)).await?;
         self.require_reserve().await?;
         Ok(upload)
     }

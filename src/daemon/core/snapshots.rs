@@ -8,6 +8,7 @@ use super::boot::From;
 use super::idempotency::{Intent, Makes};
 use super::lifecycle::Origin;
 use super::pod::{Pod, Turn};
+use super::trace::{about, step};
 use crate::api::types::SecretValue;
 use crate::host::progress::Progress;
 use crate::model::{
@@ -109,7 +110,8 @@ impl Core {
         if let Some(intent) = &intent {
             intent.makes(Makes::Pod(&new_id)).await?;
         }
-        let pod = self.add_pod(new_id, spec, origin).await?;
+        let pod = step("record", self.add_pod(new_id, spec, origin)).await?;
+        about(&pod.record());
         drop(new);
         let turn = pod.turn_if_there().await?;
         let mut from = From::Checkpoint { files, copy: true };

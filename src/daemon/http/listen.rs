@@ -15,7 +15,7 @@ use super::connections::{Client, Connection};
 use super::cut::{Cut, Holder};
 use super::serve::{self, Accept, HEAD};
 use super::tls::Certificate;
-use super::{failures, routes, surface};
+use super::{failures, metrics, routes, surface};
 use crate::config::listen::Listen;
 use crate::daemon::core::Core;
 use crate::host::listeners;
@@ -69,10 +69,12 @@ impl Listener {
     pub async fn serve(self, core: Arc<Core>, reload: watch::Receiver<()>, shutdown: CancellationToken) {
         let Listener { listen, socket, address, certificate } = self;
         let served = surface::of(listen.surface, Arc::clone(&core));
+        let counting =
+            metrics::Counting { core: Arc::clone(&core), surface: listen.surface.as_str(), table: served.table };
         let guard = Arc::new(Guard::new(core, &listen, &served));
         let guarded =
             Router::new().fallback_service(served.router).layer(middleware::from_fn_with_state(guard, auth::guard));
-        let router = routes::numbered(guarded);
+        let router = routes::numbered(guarded, counting);
         tracing::info!(%address, surface = listen.surface.as_str(), tls = certificate.is_some(), "listening");
         if listen.is_exposed() {
             tracing::warn!(%address, "what is said here, tokens too, can be read on the way: give it tls, or an address of 127.0.0.0/8");

@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    answer, events, exec_socket, files, idempotency, list, logs, pods, ports, stats, store, system, terminal, tokens,
-    update, volumes,
+    answer, events, exec_socket, files, idempotency, list, logs, metrics, pods, ports, scopes, stats, store, system,
+    terminal, tokens, traces, update, volumes,
 };
 use crate::daemon::core::Core;
 use crate::model::token::Caller;
@@ -45,6 +45,8 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::tiers))
         .routes(routes!(system::df))
         .routes(routes!(system::prune))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(traces::list))
         .routes(routes!(volumes::list, volumes::create))
         .routes(routes!(volumes::inspect, volumes::delete))
         .routes(routes!(events::events))
@@ -113,12 +115,16 @@ pub fn document() -> serde_json::Value {
 
 /// The whole API, for those who reach the Unix socket.
 pub fn router(core: Arc<Core>) -> Router {
-    numbered(plain(core).layer(axum::Extension(Caller::socket())))
+    let counting = metrics::Counting { core: Arc::clone(&core), surface: "v1", table: scopes::V1 };
+    numbered(plain(core).layer(axum::Extension(Caller::socket())), counting)
 }
 
 /// What answers outside of the routes.
-pub(super) fn numbered(router: Router) -> Router {
-    router.layer(CatchPanicLayer::custom(answer::panicked)).layer(middleware::from_fn(answer::number_requests))
+pub(super) fn numbered(router: Router, counting: metrics::Counting) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(middleware::from_fn(answer::number_requests))
+        .layer(middleware::from_fn_with_state(Arc::new(counting), metrics::count))
 }
 
 /// The routes. Who asks must have been said.
@@ -127,6 +133,7 @@ pub(super) fn plain(core: Arc<Core>) -> Router {
     let once = middleware::from_fn_with_state((Arc::clone(&core), BODY), idempotency::once);
     build()
         .0
+        .layer(middleware::from_fn(traces::asked_by))
         .layer(once.clone())
         .layer(DefaultBodyLimit::max(BODY))
         .layer(RequestBodyTimeoutLayer::new(IDLE))

@@ -27,6 +27,8 @@ pub(super) const V1: &[Row] = &[
     row("GET", "/health", Anyone),
     row("GET", "/openapi.json", Anyone),
     row("GET", "/version", Known),
+    row("GET", "/metrics", Read),
+    row("GET", "/v1/traces", Read),
     row("GET", "/v1/doctor", Read),
     stream("GET", "/v1/events", Known),
     row("GET", "/v1/pods", Known),

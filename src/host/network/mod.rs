@@ -37,6 +37,8 @@ pub trait Network: Send + Sync {
     async fn readdress(&self, pod: &PodNet) -> Result<()>;
     /// What has gone over a pod's link since it was made.
     async fn counters(&self, pod: &PodNet) -> Result<Counters>;
+    /// What has gone between all pods and the host, or the world behind it, since the router was made.
+    async fn traffic(&self) -> Result<Counters>;
     /// Removes a pod's namespace and link; not there: nothing to do.
     async fn detach(&self, pod: &PodNet) -> Result<()>;
     /// Sets the whole table of forwards in one step.
@@ -302,6 +304,10 @@ impl Network for RealNetwork {
 
     async fn counters(&self, pod: &PodNet) -> Result<Counters> {
         self.router()?.counters(&pod.link).await
+    }
+
+    async fn traffic(&self) -> Result<Counters> {
+        self.host.counters(&self.uplink).await
     }
 
     async fn detach(&self, pod: &PodNet) -> Result<()> {

@@ -44,6 +44,17 @@ fn client(allow_http: bool) -> ClientOptions {
         .with_allow_http(allow_http)
 }
 
+/// Variables that say where an S3 server is and who asks it, the first that is there. What comes after those of AWS is what
+/// clients of MinIO have in their environment.
+const ENDPOINTS: [&str; 5] =
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "S3_ENDPOINT", "MINIO_ENDPOINT"];
+const KEYS: [&str; 2] = ["S3_ACCESS_KEY", "MINIO_ACCESS_KEY"];
+const SECRETS: [&str; 2] = ["S3_SECRET_KEY", "MINIO_SECRET_KEY"];
+
+fn first(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty()))
+}
+
 /// Opens it; also gives its URL as it may be shown.
 pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String)> {
     let hint = "use file:///dir, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
@@ -67,8 +78,7 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
         }
         "s3" => {
             // The library would say it only at the first call, as an error of the network.
-            let endpoint =
-                ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|n| std::env::var(n).ok());
+            let endpoint = first(&ENDPOINTS);
             if endpoint.as_ref().is_some_and(|e| e.starts_with("http://")) && !allow {
                 return Err(Error::invalid("the store's endpoint is http, which is not allowed")
                     .hint("use https, or set store-allow-http = true where nobody can listen"));
@@ -76,6 +86,12 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
             let mut builder = AmazonS3Builder::from_env();
             if let Some(endpoint) = endpoint {
                 builder = builder.with_endpoint(endpoint);
+            }
+            // Those of AWS win, whatever of them there is.
+            if std::env::var_os("AWS_ACCESS_KEY_ID").is_none()
+                && let (Some(key), Some(secret)) = (first(&KEYS), first(&SECRETS))
+            {
+                builder = builder.with_access_key_id(key).with_secret_access_key(secret);
             }
             let builder = builder
                 .with_bucket_name(bucket()?)

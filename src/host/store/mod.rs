@@ -15,6 +15,7 @@
 //! its manifest is, and then it is whole.
 
 mod backend;
+mod counted;
 mod fetch;
 mod staged;
 mod upload;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 
 pub use backend::StoreConfig;
+pub use counted::Requests;
 pub use upload::SnapshotUpload;
 
 use crate::host::progress::Progress;
@@ -52,6 +54,7 @@ const PART: usize = 6 << 20;
 /// An open store.
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
+    counts: Arc<counted::Counts>,
     shown: String,
     key: tokio::sync::OnceCell<[u8; 32]>,
 }
@@ -77,7 +80,14 @@ impl Store {
 
     /// A store on objects that are open already; `shown` is what people are told of where they are.
     pub fn on(objects: Arc<dyn ObjectStore>, shown: String) -> Self {
-        Store { objects, shown, key: tokio::sync::OnceCell::new() }
+        let counts = Arc::new(counted::Counts::default());
+        let objects = Arc::new(counted::Counted { objects, counts: Arc::clone(&counts) });
+        Store { objects, counts, shown, key: tokio::sync::OnceCell::new() }
+    }
+
+    /// What was asked of it since it was opened.
+    pub fn requests(&self) -> Vec<Requests> {
+        self.counts.shown()
     }
 
     /// Where it is, without credentials.

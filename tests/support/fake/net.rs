@@ -65,6 +65,12 @@ impl Network for FakeNetwork {
         there.then(Counters::default).ok_or_else(|| Error::internal(format!("no link {}", pod.id)))
     }
 
+    async fn traffic(&self) -> Result<Counters> {
+        self.life.ask("read the router's counters").await?;
+        let there = self.life.kernel.look().router;
+        there.then(Counters::default).ok_or_else(|| Error::internal("there is no router"))
+    }
+
     async fn detach(&self, pod: &PodNet) -> Result<()> {
         self.life
             .effect("detach the network", |k| {
@@ -154,6 +160,11 @@ impl Cgroups for FakeCgroups {
     async fn usage(&self, id: &str) -> Result<Usage> {
         self.life.ask("usage").await?;
         self.require(id)?;
+        Ok(Usage { memory: 1 << 20, cache: 0, cpu_ns: 1, pids: 1 })
+    }
+
+    async fn all_usage(&self) -> Result<Usage> {
+        self.life.ask("usage of all").await?;
         Ok(Usage { memory: 1 << 20, cache: 0, cpu_ns: 1, pids: 1 })
     }
 
