@@ -190,6 +190,8 @@ async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown:
     let runtime = RunscRuntime::new(dirs.runtime_root(), own)?;
     let store = Store::open(&StoreConfig { url: config.store.clone(), allow_http: config.store_allow_http })?;
     let boot_id = files::read(Path::new("/proc/sys/kernel/random/boot_id"))?.trim().to_owned();
+    let cache = Cache::open(&config.state_dir, config.cache_bytes, &boot_id)?;
+    cache.sync_found();
     let host = Host {
         runtime: Arc::new(runtime.clone()),
         cgroups: Arc::new(cgroups.clone()),
@@ -199,7 +201,7 @@ async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown:
         layers,
         engines,
         store: Arc::new(store),
-        cache: Cache::open(&config.state_dir, config.cache_bytes, &boot_id)?,
+        cache,
         ports: Arc::new(Ports::default()),
         secrets: Secrets::new(dirs.secrets()),
     };
@@ -220,15 +222,24 @@ fn instance_tag(state: &Path) -> Result<InstanceTag> {
 }
 
 /// torpord runs itself again to unpack and to help old engines: from a copy, so that an upgrade in between changes nothing.
-/// It lies on the disk: from /run, which is in memory, distributions let nothing be executed.
+/// It lies on the disk: from /run, which is in memory, distributions let nothing be executed. The copy of a program that has not
+/// changed since is used again.
 fn private_copy(own: &Path, dir: &Path) -> Result<PathBuf> {
     let copy = dir.join("torpord");
     let what = || format!("copy {}", own.display());
     files::create_dir_all(dir, 0o711)?;
+    let (source, print) = (dir.join("torpord.source"), files::fingerprint(&[own])?);
+    if copy.is_file() && files::read_if_present(&source)?.as_deref() == Some(&print) {
+        return Ok(copy);
+    }
+    files::remove_tree_now(&source)?;
     let new = dir.join("torpord.new");
     std::fs::copy(own, &new).attempt(Code::Internal, what)?;
     files::make_executable(&new)?;
     std::fs::rename(&new, &copy).attempt(Code::Internal, what)?;
+    if files::fingerprint(&[own])? == print {
+        files::swap(&source, print.as_bytes(), 0o600)?;
+    }
     Ok(copy)
 }
 

@@ -1,19 +1,23 @@
 //! Raw checkpoint images kept on this host: a wake here reads no store.
 //!
 //! Bounded in bytes, least lately used out first, never one that is in use. An image appears and goes whole, by a rename.
-//! After a crash: what is there is counted anew. After a boot of the host it begins empty: nothing here is synced to the
-//! disk, and no digest is checked when it is used.
+//! After a crash: what is there is counted anew. After a boot of the host it begins empty: nobody waits until an image is on
+//! the disk, and no digest is checked when it is used. A disk that refuses it later, while the host runs on, is noticed: an image
+//! is synced before the kernel would write it by itself, and one that can't be is not used again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::host::files;
-use crate::model::{Result, SnapshotId};
+use crate::model::{Attempt, Code, Result, SnapshotId};
 
 /// The file that says during which boot of the host the images were written.
 const BOOT: &str = "boot-id";
+
+/// When an image is synced: one that wakes sooner costs the disk nothing. The kernel writes what is half a minute old.
+const SYNC_AFTER: Duration = Duration::from_secs(20);
 
 /// The images of a state directory.
 pub struct Cache {
@@ -26,6 +30,8 @@ struct Entry {
     bytes: u64,
     used: SystemTime,
     pins: u32,
+    /// The disk did not take it: it goes as soon as nobody uses it.
+    bad: bool,
 }
 
 /// An image in use: it stays until this is dropped.
@@ -47,6 +53,9 @@ impl Drop for Pinned {
         let mut entries = self.cache.lock();
         if let Some(e) = entries.get_mut(&self.id) {
             e.pins = e.pins.saturating_sub(1);
+            if e.bad {
+                self.cache.drop_if_bad(&mut entries, &self.id);
+            }
         }
         self.cache.evict(&mut entries);
     }
@@ -73,7 +82,7 @@ impl Cache {
             match name.parse::<SnapshotId>() {
                 Ok(id) => {
                     let used = std::fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-                    entries.insert(id, Entry { bytes: files::tree_bytes(&path)?, used, pins: 0 });
+                    entries.insert(id, Entry { bytes: files::tree_bytes(&path)?, used, pins: 0, bad: false });
                 }
                 Err(_) if name == BOOT => {}
                 Err(_) => files::remove_tree_now(&path)?,
@@ -120,7 +129,7 @@ impl Cache {
             }
             return None;
         }
-        let entry = entries.get_mut(id)?;
+        let entry = entries.get_mut(id).filter(|e| !e.bad)?;
         entry.pins += 1;
         entry.used = SystemTime::now();
         Some(Pinned { cache: Arc::clone(self), id: id.clone(), path: self.path(id) })
@@ -146,7 +155,7 @@ impl Cache {
             let faster = self.take(&mut entries, id);
             if faster.is_none() {
                 files::rename(from, &path)?;
-                entries.insert(id.clone(), Entry { bytes, used: SystemTime::now(), pins: 1 });
+                entries.insert(id.clone(), Entry { bytes, used: SystemTime::now(), pins: 1, bad: false });
                 self.evict(&mut entries);
             }
             faster
@@ -156,7 +165,48 @@ impl Cache {
                 files::remove_tree(from).await?; // two fetched it at once
                 Ok(pinned)
             }
-            None => Ok(Pinned { cache: Arc::clone(self), id: id.clone(), path }),
+            None => {
+                self.sync_later(id.clone());
+                Ok(Pinned { cache: Arc::clone(self), id: id.clone(), path })
+            }
+        }
+    }
+
+    /// Syncs what was there when the cache was opened, in the background: an earlier torpord may have had no time for it.
+    pub fn sync_found(self: &Arc<Self>) {
+        for id in self.idle() {
+            self.sync_later(id);
+        }
+    }
+
+    fn sync_later(self: &Arc<Self>, id: SnapshotId) {
+        let (cache, path) = (Arc::downgrade(self), self.path(&id));
+        tokio::spawn(async move {
+            tokio::time::sleep(SYNC_AFTER).await;
+            let synced = tokio::task::spawn_blocking(move || sync(&path)).await;
+            let Some(cache) = cache.upgrade() else { return };
+            if let Err(e) = synced.attempt(Code::Internal, || "sync a raw image".into()).and_then(|done| done) {
+                tracing::warn!(snapshot = %id, error = %e.report(), "its raw image is not used again");
+                cache.distrust(&id);
+            }
+        });
+    }
+
+    /// The image of a snapshot is not given to anybody any more.
+    fn distrust(&self, id: &SnapshotId) {
+        let mut entries = self.lock();
+        if let Some(e) = entries.get_mut(id) {
+            e.bad = true;
+        }
+        self.drop_if_bad(&mut entries, id);
+    }
+
+    fn drop_if_bad(&self, entries: &mut BTreeMap<SnapshotId, Entry>, id: &SnapshotId) {
+        if entries.get(id).is_some_and(|e| e.bad && e.pins == 0) {
+            entries.remove(id);
+            if let Err(e) = files::remove_tree_now(&self.path(id)) {
+                tracing::warn!(snapshot = %id, error = %e.report(), "remove a bad raw image");
+            }
         }
     }
 
@@ -199,6 +249,21 @@ impl Cache {
     }
 }
 
+/// Waits until all files of an image are on the disk. One that is gone meanwhile needs no sync.
+fn sync(dir: &Path) -> Result<()> {
+    for name in files::list(dir)? {
+        let path = dir.join(&name);
+        let synced = std::fs::File::open(&path).and_then(|file| file.sync_all());
+        match synced {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).attempt(Code::Internal, || format!("sync {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +302,14 @@ mod tests {
         // Emptied by somebody else: as if it had never been there.
         std::fs::remove_dir_all(dir.path().join("cache").join(ids[2].as_str())).unwrap();
         assert!(again.pin(&ids[2]).is_none());
+        // What the disk did not take: it stays for who uses it, and nobody else gets it.
+        let bad = add(&again).await;
+        sync(&again.path(&bad)).unwrap();
+        let used = again.pin(&bad).unwrap();
+        again.distrust(&bad);
+        assert!(again.pin(&bad).is_none() && used.path().join("pages.img").exists());
+        drop(used);
+        assert!(!again.path(&bad).exists() && !again.sizes().iter().any(|(id, _)| *id == bad));
         // What a power loss may have cut short is not used.
         let id = add(&again).await;
         drop(again);

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::network::netns;
 use crate::model::{Code, Error, Result};
@@ -94,58 +96,110 @@ pub async fn run_to_the_end(command: &EngineCommand) -> Result<Output> {
     run_with(command, &[], false).await
 }
 
+/// As [`run_to_the_end`], for a program that may not be killed at every moment. Each time its time is over `hold` says whether it
+/// may be, by something that keeps it so and is dropped when the program is gone. `give_up`: it may be killed now.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until_held<H>(
+    command: &EngineCommand,
+    hold: impl Fn() -> Option<H>,
+    give_up: &CancellationToken,
+) -> Result<Output> {
+    let mut program = Program::start(command, false, false).await?;
+    loop {
+        let held = tokio::select! {
+            status = program.child.wait() => return program.ended(status),
+            () = give_up.cancelled() => None,
+            () = tokio::time::sleep(command.timeout) => match hold() {
+                Some(held) => Some(held),
+                None => continue,
+            },
+        };
+        let e = program.kill();
+        let _ = program.child.wait().await;
+        drop(held);
+        return Err(e);
+    }
+}
+
 async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> Result<Output> {
-    let begun = Instant::now();
-    let name = command.name();
-    let cannot = |e: std::io::Error| {
-        let error = Error::new(Code::Runtime, format!("run {}", command.program.display())).because(e);
-        error.hint("`torpor doctor` tells which programs are missing")
-    };
-    // Files in memory, not pipes: a sandbox inherits them, and a pipe would not end before the sandbox does.
-    let (out, err) = (memory_file().map_err(cannot)?, memory_file().map_err(cannot)?);
-    let mut prepared = tokio::process::Command::new(command.file());
-    prepared
-        .args(&command.args)
-        .env_clear()
-        .envs(command.env.iter().map(|(k, v)| (k, v)))
-        .current_dir("/")
-        .stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
-        .stdout(out.try_clone().map_err(cannot)?)
-        .stderr(err.try_clone().map_err(cannot)?)
-        .kill_on_drop(kill_on_drop)
-        .process_group(0);
-    let spawned = match &command.netns {
-        None => prepared.spawn(),
-        // `nsenter` would be one more program to start, and a hook between fork and exec a copy of this process's page tables.
-        Some(netns) => match File::open(netns) {
-            Ok(namespace) => netns::inside(namespace, move || prepared.spawn()).await,
-            Err(e) => Err(e),
-        },
-    };
-    let mut child = spawned.map_err(cannot)?;
-    let input = child.stdin.take();
+    let mut program = Program::start(command, !stdin.is_empty(), kill_on_drop).await?;
+    let input = program.child.stdin.take();
     let feed = async {
         if let Some(mut input) = input {
             // A program that does not read all of it says so by its exit status.
             let _ = input.write_all(stdin).await;
         }
     };
-    let work = async { tokio::join!(feed, child.wait()).1 };
-    let status = match tokio::time::timeout(command.timeout, work).await {
-        Ok(status) => status.map_err(cannot)?,
-        Err(_) => {
-            let _ = child.start_kill();
-            let message = format!("{name} did not end in {} s and was killed", command.timeout.as_secs());
-            return Err(Error::new(Code::Timeout, message));
-        }
-    };
-    let (stdout, stderr) = (kept(out).map_err(cannot)?, kept(err).map_err(cannot)?);
-    if status.success() {
-        return Ok(Output { stdout, stderr });
+    let work = async { tokio::join!(feed, program.child.wait()).1 };
+    match tokio::time::timeout(command.timeout, work).await {
+        Ok(status) => program.ended(status),
+        Err(_) => Err(program.kill()),
     }
-    let log = command.log.as_ref().and_then(|p| std::fs::read(p).ok()).unwrap_or_default();
-    let said = if stderr.is_empty() { quote(&log, 800) } else { quote(&stderr, 800) };
-    Err(Error::new(Code::Runtime, format!("{name} failed ({status}, {} ms): {said}", begun.elapsed().as_millis())))
+}
+
+/// A program that runs.
+struct Program<'a> {
+    command: &'a EngineCommand,
+    child: Child,
+    out: File,
+    err: File,
+    begun: Instant,
+}
+
+impl<'a> Program<'a> {
+    async fn start(command: &'a EngineCommand, input: bool, kill_on_drop: bool) -> Result<Self> {
+        let begun = Instant::now();
+        let cannot = |e| cannot_run(command, e);
+        // Files in memory, not pipes: a sandbox inherits them, and a pipe would not end before the sandbox does.
+        let (out, err) = (memory_file().map_err(cannot)?, memory_file().map_err(cannot)?);
+        let mut prepared = tokio::process::Command::new(command.file());
+        prepared
+            .args(&command.args)
+            .env_clear()
+            .envs(command.env.iter().map(|(k, v)| (k, v)))
+            .current_dir("/")
+            .stdin(if input { Stdio::piped() } else { Stdio::null() })
+            .stdout(out.try_clone().map_err(cannot)?)
+            .stderr(err.try_clone().map_err(cannot)?)
+            .kill_on_drop(kill_on_drop)
+            .process_group(0);
+        let spawned = match &command.netns {
+            None => prepared.spawn(),
+            // `nsenter` would be one more program to start, and a hook between fork and exec a copy of this process's page tables.
+            Some(netns) => match File::open(netns) {
+                Ok(namespace) => netns::inside(namespace, move || prepared.spawn()).await,
+                Err(e) => Err(e),
+            },
+        };
+        Ok(Program { command, child: spawned.map_err(cannot)?, out, err, begun })
+    }
+
+    fn kill(&mut self) -> Error {
+        let _ = self.child.start_kill();
+        let (name, seconds) = (self.command.name(), self.begun.elapsed().as_secs());
+        Error::new(Code::Timeout, format!("{name} did not end in {seconds} s and was killed"))
+    }
+
+    fn ended(self, status: std::io::Result<ExitStatus>) -> Result<Output> {
+        let Program { command, out, err, begun, .. } = self;
+        let cannot = |e| cannot_run(command, e);
+        let status = status.map_err(cannot)?;
+        let (stdout, stderr) = (kept(out).map_err(cannot)?, kept(err).map_err(cannot)?);
+        if status.success() {
+            return Ok(Output { stdout, stderr });
+        }
+        let log = command.log.as_ref().and_then(|p| std::fs::read(p).ok()).unwrap_or_default();
+        let said = if stderr.is_empty() { quote(&log, 800) } else { quote(&stderr, 800) };
+        let (name, ms) = (command.name(), begun.elapsed().as_millis());
+        Err(Error::new(Code::Runtime, format!("{name} failed ({status}, {ms} ms): {said}")))
+    }
+}
+
+fn cannot_run(command: &EngineCommand, e: std::io::Error) -> Error {
+    let error = Error::new(Code::Runtime, format!("run {}", command.program.display())).because(e);
+    error.hint("`torpor doctor` tells which programs are missing")
 }
 
 fn memory_file() -> std::io::Result<File> {

@@ -102,11 +102,34 @@ impl Engines {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Copies a runsc with what belongs to it, and asks it what it can do. One that is here already is not copied.
+    /// Copies a runsc with what belongs to it, and asks it what it can do. One that is here already is not copied, and one whose
+    /// files are those of the last time is not read.
     ///
     /// # Errors
     /// It can't be read or run.
     pub async fn import(&self, program: &Path) -> Result<EngineRef> {
+        let what = || format!("take {} as an engine", program.display());
+        let print = fingerprint(program).attempt(Code::Runtime, what)?;
+        let made_of = |engine: &EngineRef| -> bool {
+            files::read_if_present(&self.source_of(&engine.digest)).is_ok_and(|s| s.as_deref() == Some(&print))
+        };
+        if let Some(known) = self.list().into_iter().find(made_of) {
+            return Ok(known);
+        }
+        let engine = self.import_anew(program).await?;
+        // Nobody has changed it while it was read.
+        if fingerprint(program).is_ok_and(|now| now == print) {
+            files::swap(&self.source_of(&engine.digest), print.as_bytes(), 0o644)?;
+        }
+        Ok(engine)
+    }
+
+    /// The file that tells what an engine was made of.
+    fn source_of(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.hex()).join("source")
+    }
+
+    async fn import_anew(&self, program: &Path) -> Result<EngineRef> {
         let what = || format!("take {} as an engine", program.display());
         let (from, dir) = (program.to_owned(), self.dir.clone());
         let copied = tokio::task::spawn_blocking(move || copy(&from, &dir)).await.attempt(Code::Internal, what)?;
@@ -137,16 +160,9 @@ impl Engines {
 fn copy(program: &Path, dir: &Path) -> std::io::Result<(Digest, Option<PathBuf>)> {
     let mut hasher = Sha256::new();
     hash_file(program, &mut hasher)?;
-    let sidecars = program.canonicalize()?.parent().map(|p| p.join("gvisor-bin")).filter(|p| p.is_dir());
-    let mut names = Vec::new();
-    if let Some(beside) = &sidecars {
-        for entry in std::fs::read_dir(beside)? {
-            names.push(entry?.path());
-        }
-        names.sort();
-        for name in &names {
-            hash_file(name, &mut hasher)?;
-        }
+    let names = sidecars(program)?;
+    for name in &names {
+        hash_file(name, &mut hasher)?;
     }
     let digest = Digest::from_sha256(&hasher.finalize().into());
     if dir.join(digest.hex()).exists() {
@@ -163,6 +179,24 @@ fn copy(program: &Path, dir: &Path) -> std::io::Result<(Digest, Option<PathBuf>)
         }
     }
     Ok((digest, Some(place)))
+}
+
+/// What lies in `gvisor-bin/` beside it, in order.
+fn sidecars(program: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    if let Some(beside) = program.canonicalize()?.parent().map(|p| p.join("gvisor-bin")).filter(|p| p.is_dir()) {
+        for entry in std::fs::read_dir(beside)? {
+            names.push(entry?.path());
+        }
+        names.sort();
+    }
+    Ok(names)
+}
+
+fn fingerprint(program: &Path) -> Result<String> {
+    let mut all = sidecars(program).attempt(Code::Runtime, || format!("find {}", program.display()))?;
+    all.push(program.to_owned());
+    files::fingerprint(&all)
 }
 
 fn hash_file(path: &Path, hasher: &mut Sha256) -> std::io::Result<()> {
@@ -246,4 +280,37 @@ pub fn cpu_features() -> Result<Vec<String>> {
     all.sort();
     all.dedup();
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn an_engine_is_read_again_only_if_it_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let program = dir.path().join(name);
+            std::fs::write(&program, format!("#!/bin/sh\necho runsc version {name}\n")).unwrap();
+            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+            program
+        };
+        let (one, two) = (make("one"), make("two"));
+        let engines = Engines::open(dir.path()).unwrap();
+        let first = engines.import(&one).await.unwrap();
+        assert_eq!(engines.import(&one).await.unwrap(), first);
+        // By what is recorded of it, not by its bytes.
+        std::fs::write(engines.source_of(&first.digest), fingerprint(&two).unwrap()).unwrap();
+        assert_eq!(engines.import(&two).await.unwrap(), first);
+        std::fs::write(&two, "#!/bin/sh\necho runsc version 222\n").unwrap();
+        let second = engines.import(&two).await.unwrap();
+        assert_eq!((second.version.as_str(), first.version.as_str()), ("222", "one"));
+        let again = Engines::open(dir.path()).unwrap();
+        assert_eq!(again.import(&two).await.unwrap(), second);
+        // What lies beside it belongs to it.
+        std::fs::create_dir(dir.path().join("gvisor-bin")).unwrap();
+        std::fs::write(dir.path().join("gvisor-bin/part"), "x").unwrap();
+        assert_ne!(again.import(&two).await.unwrap().digest, second.digest);
+    }
 }

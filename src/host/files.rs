@@ -1,5 +1,6 @@
 //! Files: made, replaced and removed so that a crash leaves the old or the new, never half.
 
+mod fingerprint;
 mod measure;
 mod remove;
 
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
+pub use fingerprint::fingerprint;
 pub use measure::measure;
 pub use remove::remove_at;
 

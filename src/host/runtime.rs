@@ -4,6 +4,7 @@
 
 mod helper;
 mod record;
+mod standstill;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 pub use helper::{HELPER, helper_main};
 
+use self::standstill::Standstill;
 use crate::host::command::{self, EngineCommand};
 use crate::host::engine::{Engine, EngineRef};
 use crate::host::files;
@@ -60,9 +62,9 @@ pub trait Runtime: Send + Sync {
     fn create_command(&self, engine: &EngineRef, plan: &CreatePlan) -> EngineCommand;
     /// Starts what was created.
     async fn start(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()>;
-    /// Makes it stand still.
+    /// Makes it stand still. After a timeout it may yet come to that: what is asked next waits for it.
     async fn pause(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()>;
-    /// Lets it go on.
+    /// Lets it go on. After a timeout it may yet come to that: what is asked next waits for it.
     async fn resume(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()>;
     /// Writes its state into an empty directory; it is left as it was. The caller checks that the files are whole.
     async fn checkpoint(&self, engine: &EngineRef, plan: &CreatePlan, dir: &Path) -> Result<()>;
@@ -86,9 +88,14 @@ pub struct RunscRuntime {
     root: PathBuf,
     /// torpord's own program, run again as the helper of old engines.
     helper: PathBuf,
+    standstill: Standstill,
+    /// How long pause and resume are waited for.
+    patience: Duration,
 }
 
 const QUICK: Duration = Duration::from_secs(30);
+/// To make and to start a sandbox: nobody is harmed by waiting, and a loaded host takes its time to load the engine.
+const MAKE: Duration = Duration::from_secs(90);
 /// For what is looked after in another way meanwhile.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -117,7 +124,13 @@ impl RunscRuntime {
     /// It can't be made.
     pub fn new(root: PathBuf, helper: PathBuf) -> Result<Self> {
         files::create_dir_all(&root, 0o700)?;
-        Ok(RunscRuntime { root, helper })
+        Ok(RunscRuntime { root, helper, standstill: Standstill::default(), patience: QUICK })
+    }
+
+    /// With another patience than half a minute for pause and resume.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        RunscRuntime { patience, ..self }
     }
 
     /// The flags that every command of a sandbox gets, the same ones: runsc wants those of create again at restore.
@@ -175,6 +188,17 @@ impl RunscRuntime {
         command::run(&command, &[]).await.attempt(Code::Runtime, || format!("{verb} sandbox {}", plan.id)).map(drop)
     }
 
+    async fn change(&self, engine: &Engine, plan: &CreatePlan, verb: &'static str) -> Result<()> {
+        let command = self.command(engine, plan, self.patience, &[verb.as_ref(), plan.id.as_ref()]);
+        self.standstill.change(&plan.id, verb, command, self.record(&plan.id, "lock")).await
+    }
+
+    /// A file of runsc's own about a sandbox: all builds call its record `<sandbox>_sandbox:<container>.state`, and have a
+    /// `.lock` beside it.
+    fn record(&self, id: &str, kind: &str) -> PathBuf {
+        self.root.join(format!("{id}_sandbox:{id}.{kind}"))
+    }
+
     /// As [`Self::run`], behind the helper if this engine needs it on this kernel.
     async fn run_in_netns(
         &self,
@@ -211,19 +235,19 @@ macro_rules! args {
 impl Runtime for RunscRuntime {
     fn create_command(&self, engine: &EngineRef, plan: &CreatePlan) -> EngineCommand {
         let (bundle, pid_file) = (&plan.bundle, &plan.pid_file);
-        self.command(engine, plan, QUICK, args!["create", "--bundle", bundle, "--pid-file", pid_file, &plan.id])
+        self.command(engine, plan, MAKE, args!["create", "--bundle", bundle, "--pid-file", pid_file, &plan.id])
     }
 
     async fn start(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
-        self.run_in_netns(engine, plan, QUICK, args!["start", &plan.id]).await
+        self.run_in_netns(engine, plan, MAKE, args!["start", &plan.id]).await
     }
 
     async fn pause(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
-        self.run(engine, plan, QUICK, args!["pause", &plan.id]).await
+        self.change(engine, plan, "pause").await
     }
 
     async fn resume(&self, engine: &EngineRef, plan: &CreatePlan) -> Result<()> {
-        self.run(engine, plan, QUICK, args!["resume", &plan.id]).await
+        self.change(engine, plan, "resume").await
     }
 
     async fn checkpoint(&self, engine: &EngineRef, plan: &CreatePlan, dir: &Path) -> Result<()> {
@@ -252,6 +276,7 @@ impl Runtime for RunscRuntime {
     }
 
     async fn state(&self, engine: &EngineRef, id: &str) -> Result<Option<RuntimeState>> {
+        self.standstill.require_settled(id)?;
         let mut all = self.common();
         all.extend(["state".into(), id.into()]);
         let command = EngineCommand::new(&engine.program, all);
@@ -269,7 +294,6 @@ impl Runtime for RunscRuntime {
     }
 
     async fn list(&self) -> Result<Vec<String>> {
-        // All builds call a record `<sandbox>_sandbox:<container>.state`, with a `.lock` beside it.
         let mut ids: Vec<String> =
             files::list(&self.root)?.iter().filter_map(|n| Some(n.split_once("_sandbox:")?.0.to_owned())).collect();
         ids.dedup();
@@ -277,10 +301,11 @@ impl Runtime for RunscRuntime {
     }
 
     async fn delete(&self, engine: &EngineRef, id: &str) -> Result<()> {
+        self.standstill.give_up(id).await;
         if !self.is_known(id) {
             return Ok(());
         }
-        if let Some(why) = record::not_to_be_trusted(&self.root, id) {
+        if let Some(why) = record::not_to_be_trusted(&self.record(id, "state"), &self.root, id) {
             // It would kill whoever has the pids that it reads there. What lives of the sandbox is ended by its shim and
             // its cgroup.
             tracing::warn!(sandbox = id, why, "the engine is not asked to delete it");

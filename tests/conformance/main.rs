@@ -9,6 +9,7 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fake::net::{FakeCgroups, FakeNetwork, FakeRoots};
 use fake::runtime::FakeRuntime;
@@ -210,13 +211,23 @@ async fn sandboxes_in_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_sandboxes() {
+    with_real_drivers(3, Duration::from_secs(30), async |drivers| sandbox::a_sandbox(drivers).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_that_are_slow() {
+    let patience = Duration::from_millis(300);
+    with_real_drivers(4, patience, async |drivers| sandbox::a_slow_sandbox(drivers).await).await;
+}
+
+async fn with_real_drivers(third: u8, patience: Duration, ask: impl AsyncFnOnce(&sandbox::Drivers<'_>)) {
     let (true, Some(program)) = (support::root(), support::runsc()) else { return };
     let libexec = std::path::PathBuf::from(std::env::var_os("TORPOR_LIBEXEC").unwrap_or_default());
     let (init, shim) = (libexec.join("torpor-init"), libexec.join("torpor-shim"));
     if !support::has("libexec", shim.is_file()) {
         return;
     }
-    let (tag, addressing) = (InstanceTag::random().unwrap(), addressing(3));
+    let (tag, addressing) = (InstanceTag::random().unwrap(), addressing(third));
     let dir = tempfile::Builder::new().prefix(&format!("conf-{tag}-")).tempdir_in("/var/tmp").unwrap();
     let layers = layers(&dir.path().join("state"));
     let engines = Engines::open(dir.path()).unwrap();
@@ -224,7 +235,8 @@ async fn real_sandboxes() {
     let config = NetworkConfig { tag: tag.clone(), run_dir: dir.path().into(), addressing, resolvers: vec![] };
     let network = RealNetwork::open(config).unwrap();
     let cgroups = RealCgroups::open(&tag, None).unwrap();
-    let runtime = RunscRuntime::new(dir.path().join("runsc"), env!("CARGO_BIN_EXE_torpord").into()).unwrap();
+    let runtime = RunscRuntime::new(dir.path().join("runsc"), env!("CARGO_BIN_EXE_torpord").into());
+    let runtime = runtime.unwrap().with_patience(patience);
     let drivers = sandbox::Drivers {
         network: &network,
         cgroups: &cgroups,
@@ -236,7 +248,7 @@ async fn real_sandboxes() {
         layers: root(&layers, &init).await,
         dir: dir.path().join("pods"),
     };
-    sandbox::a_sandbox(&drivers).await;
+    ask(&drivers).await;
     cgroups.remove_parent().unwrap();
     runtime.remove_root().unwrap();
     drop(dir);

@@ -217,3 +217,58 @@ pub(crate) async fn a_sandbox(drivers: &Drivers<'_>) {
     assert!(drivers.roots.list().unwrap().is_empty());
     drivers.network.remove_all().await.unwrap();
 }
+
+/// Asked again until it is so, as the core does it: what was under way may be over by then.
+async fn at_last<F: Future<Output = Result<()>>>(
+    drivers: &Drivers<'_>,
+    sandbox: &Sandbox,
+    status: &str,
+    mut ask: impl FnMut() -> F,
+) {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let asked = ask().await;
+        let state = drivers.runtime.state(&drivers.engine, &sandbox.plan.id).await;
+        if state.is_ok_and(|s| s.is_some_and(|s| s.status == status)) {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "not {status}: {asked:?}");
+    }
+}
+
+/// A real sandbox that does not answer while it is told to stand still or to go on: nothing is cut off, and it lives. The runtime has
+/// little patience.
+pub(crate) async fn a_slow_sandbox(drivers: &Drivers<'_>) {
+    let (runtime, engine) = (drivers.runtime, &drivers.engine);
+    drivers.network.ensure_router().await.unwrap();
+    let sandbox = drivers.make(RuntimeId { pod: PodId::random().unwrap(), incarnation: 1 }).await;
+    sandbox.shim.create(&runtime.create_command(engine, &sandbox.plan)).await.unwrap();
+    runtime.start(engine, &sandbox.plan).await.unwrap();
+    sandbox.shim.launch(&launch("forever")).await.unwrap();
+    let pid = nix::unistd::Pid::from_raw(sandbox.shim.status().await.unwrap().sandbox_pid.unwrap() as i32);
+    let send = |signal| nix::sys::signal::kill(pid, signal).unwrap();
+    for count in 1..=2 {
+        assert_eq!(said(sandbox.shim.as_ref(), "add").await, count.to_string());
+        send(nix::sys::signal::Signal::SIGSTOP);
+        for _ in 0..2 {
+            assert_eq!(runtime.pause(engine, &sandbox.plan).await.unwrap_err().code(), Code::Timeout);
+        }
+        if count == 1 {
+            send(nix::sys::signal::Signal::SIGCONT);
+            at_last(drivers, &sandbox, "paused", || runtime.pause(engine, &sandbox.plan)).await;
+            send(nix::sys::signal::Signal::SIGSTOP);
+        }
+        // In the second round while its pause is under way yet, as when a pod has stood still for too long.
+        for _ in 0..2 {
+            assert_eq!(runtime.resume(engine, &sandbox.plan).await.unwrap_err().code(), Code::Timeout);
+        }
+        send(nix::sys::signal::Signal::SIGCONT);
+        at_last(drivers, &sandbox, "running", || runtime.resume(engine, &sandbox.plan)).await;
+    }
+    assert_eq!(said(sandbox.shim.as_ref(), "add").await, "3", "the same sandbox");
+    send(nix::sys::signal::Signal::SIGSTOP);
+    assert_eq!(runtime.pause(engine, &sandbox.plan).await.unwrap_err().code(), Code::Timeout);
+    drivers.take_down(&sandbox).await;
+    drivers.roots.remove(KEY).await.unwrap();
+    drivers.network.remove_all().await.unwrap();
+}

@@ -21,9 +21,8 @@ struct Sandbox {
 }
 
 /// Why the engine must not be let loose on what it has recorded of a sandbox; none: all that it names is its own, or gone.
-pub(super) fn not_to_be_trusted(root: &Path, id: &str) -> Option<String> {
-    let path = root.join(format!("{id}_sandbox:{id}.state"));
-    let text = match files::read_if_present(&path) {
+pub(super) fn not_to_be_trusted(record: &Path, root: &Path, id: &str) -> Option<String> {
+    let text = match files::read_if_present(record) {
         Ok(Some(text)) => text,
         Ok(None) => return None,
         Err(e) => return Some(e.report()),
@@ -53,8 +52,9 @@ mod tests {
     #[test]
     fn a_record_that_names_a_stranger_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
-        let put = |text: &str| std::fs::write(dir.path().join("a-1_sandbox:a-1.state"), text).unwrap();
-        let trusted = || not_to_be_trusted(dir.path(), "a-1").is_none();
+        let record = dir.path().join("a-1_sandbox:a-1.state");
+        let put = |text: &str| std::fs::write(&record, text).unwrap();
+        let trusted = || not_to_be_trusted(&record, dir.path(), "a-1").is_none();
         assert!(trusted());
         put("{}");
         assert!(trusted());
