@@ -29,6 +29,8 @@ mod ports;
 mod recovery;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/screen.rs"]
+mod screen;
 mod secrets;
 mod sleep;
 mod stats;

@@ -1,119 +1,19 @@
 //! The command line on a real terminal: `run -it`, `exec -it`, `attach`, the keys that leave, sizes, and what is given back.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 use torpor::api::types::CreatePod;
 
 use crate::daemon::{self, Daemon, script};
+use crate::screen::{Screen, resize};
 
-const LONG: Duration = Duration::from_secs(30);
-
-/// torpor, run on a terminal of its own.
-struct Screen {
-    master: File,
-    replica: OwnedFd,
-    child: Child,
-    text: String,
-}
-
-impl Screen {
-    fn run(d: &Daemon, args: &[&str]) -> Self {
-        let pty = nix::pty::openpty(None, None).unwrap();
-        resize(&pty.master, 90, 30);
-        let end = || Stdio::from(pty.slave.try_clone().unwrap());
-        let child = Command::new("setsid")
-            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_torpor")])
-            .args(args)
-            .env("TORPOR_HOST", format!("unix://{}", d.socket.display()))
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap();
-        Screen { master: File::from(pty.master), replica: pty.slave, child, text: String::new() }
-    }
-
-    fn type_in(&mut self, text: &str) {
-        self.master.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn more(&mut self, end: Instant) {
-        let left = end.saturating_duration_since(Instant::now()).as_millis().min(60_000);
-        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut fds, PollTimeout::try_from(i32::try_from(left).unwrap()).unwrap()).unwrap();
-        assert!(ready > 0, "nothing more came after {:?}", self.text);
-        let mut bytes = [0; 4096];
-        let n = self.master.read(&mut bytes).unwrap();
-        self.text.push_str(&String::from_utf8_lossy(&bytes[..n]));
-    }
-
-    /// Waits until that is shown; what was shown before it is forgotten.
-    fn shows(&mut self, wanted: &str) -> String {
-        let end = Instant::now() + LONG;
-        loop {
-            if let Some(at) = self.text.find(wanted) {
-                let seen = self.text[..at + wanted.len()].to_owned();
-                self.text.drain(..at + wanted.len());
-                return seen;
-            }
-            self.more(end);
-        }
-    }
-
-    /// Whether keys are edited and shown by the terminal itself, as before torpor came.
-    fn is_as_before(&self) -> bool {
-        let flags = tcgetattr(&self.replica).unwrap().local_flags;
-        flags.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
-    }
-
-    /// The exit code, once it has come back and the terminal is what it was.
-    fn ends(mut self) -> i32 {
-        let end = Instant::now() + LONG;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert!(self.is_as_before(), "the terminal was not given back");
-                return status.code().unwrap_or(-1);
-            }
-            assert!(Instant::now() < end, "it does not end: {:?}", self.text);
-            // What it still says is taken: a full terminal would hold it up.
-            let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::from(20_u8)).unwrap() > 0 {
-                self.more(end);
-            }
-        }
-    }
-
-    /// Pid of torpor itself.
-    fn pid(&self) -> Pid {
-        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let end = Instant::now() + LONG;
-        loop {
-            let found = std::fs::read_to_string(&children).unwrap_or_default();
-            if let Some(pid) = found.split_whitespace().next() {
-                return Pid::from_raw(pid.parse().unwrap());
-            }
-            // It became torpor itself where it did not have to fork.
-            let name = std::fs::read_to_string(format!("/proc/{}/comm", self.child.id())).unwrap();
-            if name.trim() == "torpor" {
-                return Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-            }
-            assert!(Instant::now() < end);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn resize(master: impl AsFd, cols: u16, rows: u16) {
-    let size = rustix::termios::Winsize { ws_col: cols, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(master, size).unwrap();
+fn screen(d: &Daemon, args: &[&str]) -> Screen {
+    let host = format!("unix://{}", d.socket.display());
+    Screen::run(&[&[env!("CARGO_BIN_EXE_torpor")], args].concat(), &[("TORPOR_HOST", &host)])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +25,7 @@ async fn a_shell_on_a_real_terminal() {
     d.import("test").await;
     d.client.create_pod(&script("t", "exec sleep 100000")).await.unwrap();
     // A shell: it has the caller's size, follows it, gets ctrl-c, and its exit code comes back.
-    let mut s = Screen::run(&d, &["exec", "-it", "t", "sh"]);
+    let mut s = screen(&d, &["exec", "-it", "t", "sh"]);
     s.shows("# ");
     assert!(!s.is_as_before(), "keys go to the pod");
     s.type_in("stty size; echo a-$((1+1))\r");
@@ -142,7 +42,7 @@ async fn a_shell_on_a_real_terminal() {
     s.type_in("exit 42\r");
     assert_eq!(s.ends(), 42);
     // Left by keys, found again by its id.
-    let mut s = Screen::run(&d, &["exec", "-it", "t", "sh"]);
+    let mut s = screen(&d, &["exec", "-it", "t", "sh"]);
     s.shows("# ");
     s.type_in("who=ann; echo d-$((1+1))\r");
     s.shows("d-2");
@@ -151,7 +51,7 @@ async fn a_shell_on_a_real_terminal() {
     let all = d.client.terminals("t").await.unwrap();
     assert_eq!((all.len(), all[0].viewers), (1, 0));
     let id = all[0].id.clone();
-    let mut s = Screen::run(&d, &["attach", "--terminal", &id, "t"]);
+    let mut s = screen(&d, &["attach", "--terminal", &id, "t"]);
     s.shows("d-2");
     s.type_in("echo e-$who\r");
     s.shows("e-ann");
@@ -170,9 +70,9 @@ async fn a_shell_on_a_real_terminal() {
     assert_eq!(s.ends(), 128 + 15);
     assert_eq!(d.client.terminals("t").await.unwrap().len(), 1);
     // What can't be run, with docker's codes.
-    assert_eq!(Screen::run(&d, &["exec", "-it", "t", "nosuch"]).ends(), 127);
-    assert_eq!(Screen::run(&d, &["exec", "-it", "nosuch", "sh"]).ends(), 125);
-    let mut s = Screen::run(&d, &["top", "t"]);
+    assert_eq!(screen(&d, &["exec", "-it", "t", "nosuch"]).ends(), 127);
+    assert_eq!(screen(&d, &["exec", "-it", "nosuch", "sh"]).ends(), 125);
+    let mut s = screen(&d, &["top", "t"]);
     s.shows("sleep 100000");
     assert_eq!(s.ends(), 0);
 }
@@ -184,25 +84,25 @@ async fn a_pod_run_on_a_terminal() {
     }
     let d = Daemon::start();
     d.import("test").await;
-    let mut s = Screen::run(&d, &["run", "-it", "--rm", "-m", "256m", "--name", "a", "test", "sh"]);
+    let mut s = screen(&d, &["run", "-it", "--rm", "-m", "256m", "--name", "a", "test", "sh"]);
     s.shows("# ");
     s.type_in("stty size; exit 6\r");
     s.shows("30 90");
     assert_eq!(s.ends(), 6);
     assert_eq!(d.client.pods().await.unwrap().len(), 0);
-    let mut s = Screen::run(&d, &["run", "-it", "-m", "256m", "--name", "b", "test", "sh"]);
+    let mut s = screen(&d, &["run", "-it", "-m", "256m", "--name", "b", "test", "sh"]);
     s.shows("# ");
     s.type_in("x=1; echo h-$((1+1))\r");
     s.shows("h-2");
     s.type_in("\x10\x11");
     assert_eq!(s.ends(), 0);
-    let mut s = Screen::run(&d, &["attach", "b"]);
+    let mut s = screen(&d, &["attach", "b"]);
     s.shows("h-2");
     s.type_in("exit $((x+6))\r");
     assert_eq!(s.ends(), 7);
     assert_eq!(d.client.wait("b").await.unwrap().exit_code, 7);
     // Gone before it can be looked at.
-    let mut s = Screen::run(&d, &["run", "-t", "--rm", "-m", "256m", "test", "echo", "short"]);
+    let mut s = screen(&d, &["run", "-t", "--rm", "-m", "256m", "test", "echo", "short"]);
     s.shows("short");
     assert_eq!(s.ends(), 0);
 }
