@@ -1,4 +1,5 @@
-//! What init does as a program of its own, started in the pod like any other: files in and out, and one HTTP question.
+//! What init does as a program of its own, started in the pod like any other: files in and out, one HTTP question, SFTP, scp's
+//! older protocol, and a connection.
 //!
 //! It never holds more than a window of an archive. Input is frames: `length u32`, then so many bytes; a length of 0 is the
 //! end of the archive and [`NOTHING`] says only that somebody is still there. Output of `put` is how many bytes of it were
@@ -23,6 +24,8 @@ use crate::tree::{Links, Owner, Place, Put, Reader, pack, stat};
 const SILENCE: u16 = 60_000;
 /// Bytes taken before that is said.
 const SAID: u64 = 64 * 1024;
+/// Bytes read or written at once.
+const PIPE: usize = 64 * 1024;
 /// How long an HTTP question may take at most.
 const ANSWER: Duration = Duration::from_secs(300);
 
@@ -33,6 +36,12 @@ pub fn run(args: &[String]) -> i32 {
         ["put", path] => put(path),
         ["get", path, name] => get(path, name),
         ["http", port, path] => return http(port, path),
+        ["connect", ref to @ ..] => return told(super::connect::run(to)),
+        ["sftp"] => return told(sftp()),
+        ["scp", ref arguments @ ..] => {
+            let out = std::io::BufWriter::with_capacity(PIPE, std::io::stdout().lock());
+            return super::scp::run(arguments, std::io::BufReader::with_capacity(PIPE, std::io::stdin()), out);
+        }
         _ => Err(Error::invalid("not known")),
     };
     match done {
@@ -43,6 +52,26 @@ pub fn run(args: &[String]) -> i32 {
             1
         }
     }
+}
+
+/// Says why it failed, to people.
+fn told(done: std::io::Result<()>) -> i32 {
+    match done {
+        Ok(()) => 0,
+        Err(e) => {
+            let _ = std::io::stderr().write_all(format!("torpor: {e}\n").as_bytes());
+            1
+        }
+    }
+}
+
+/// As sshd's: at home.
+fn sftp() -> std::io::Result<()> {
+    if let Some(home) = std::env::var_os("HOME") {
+        let _ = std::env::set_current_dir(home);
+    }
+    let mut input = std::io::BufReader::with_capacity(PIPE, std::io::stdin());
+    super::sftp::serve(&mut input, &mut std::io::stdout().lock())
 }
 
 fn gone() -> std::io::Error {

@@ -6,6 +6,7 @@
 //!
 //! What it reads from the host is trusted (the shim is root's); what programs do to it harms their own pod only.
 
+mod connect;
 mod files;
 pub mod helper;
 mod outbox;
@@ -13,7 +14,9 @@ mod output;
 mod probe;
 mod processes;
 mod program;
+mod scp;
 mod secrets;
+mod sftp;
 mod terminal;
 mod terminals;
 mod user;
