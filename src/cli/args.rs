@@ -11,10 +11,12 @@ use super::health::Health;
 use super::port::Port;
 use super::prune::ImagePrune;
 use super::secret::{Again, Secrets};
+use super::ssh;
 use super::stats::Usage;
 use super::system::System;
 use super::token::{Access, Token};
 use super::trace::Timeline;
+use super::up::{Down, Shell, Up};
 use super::update::Update;
 use super::volume::Volume;
 
@@ -37,6 +39,16 @@ pub(super) enum Command {
     Run(Run),
     /// Make a pod without starting it
     Create(Run),
+    /// Make a pod that has a directory at /work, or wake it, and open a shell in it
+    Up(Up),
+    /// Open one more shell in a pod that `up` made
+    Shell(Shell),
+    /// Remove a pod that `up` made, all but its cache
+    Down(Down),
+    /// Speak SSH for a pod, on standard input and output: a ProxyCommand of ssh's
+    SshProxy(ssh::Proxy),
+    /// Tell ssh of a pod: a Host for its configuration
+    SshConfig(ssh::Config),
     /// List pods
     Ps {
         /// All of them, not only those that run or sleep
@@ -196,7 +208,7 @@ pub(super) enum Command {
 impl Command {
     /// Whether its exit code is a program's in a pod, so that its own failures need codes of their own.
     pub(super) fn passes_codes(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Exec(_) | Command::Attach(_))
+        matches!(self, Command::Run(_) | Command::Exec(_) | Command::Attach(_) | Command::Up(_) | Command::Shell(_))
     }
 }
 

@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure};
-use super::{attach, cp, dial, port, prune, run, stats, system, token, top, trace, volume};
+use super::{attach, cp, dial, port, prune, run, ssh, stats, system, token, top, trace, up, volume};
 use crate::api::client::Client;
 use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
@@ -18,6 +18,11 @@ pub(super) async fn run(arguments: Arguments) -> Done {
     match arguments.command {
         Command::Run(args) => run::run(&client()?, &args, json).await,
         Command::Create(args) => run::create(&client()?, &args, json).await,
+        Command::Up(args) => up::up(&client()?, &arguments.access, &args, json).await,
+        Command::Shell(args) => up::shell(&client()?, &args).await,
+        Command::Down(args) => up::down(&client()?, &args, json).await,
+        Command::SshProxy(args) => ssh::proxy(&client()?, &args).await,
+        Command::SshConfig(args) => ssh::config(&client()?, &arguments.access, &args).await,
         Command::Exec(args) if json && !args.tty => run::exec(&client()?, &args).await,
         Command::Exec(args) => attach::exec(&client()?, &args).await,
         Command::Attach(args) => attach::attach(&client()?, &args).await,
@@ -121,7 +126,7 @@ pub(super) async fn each(
 
 type Show<'a> = &'a mut (dyn FnMut(types::ProgressInfo) + Send);
 
-async fn with_bar<T, F: Future<Output = T>>(work: impl FnOnce(Show<'static>) -> F) -> T {
+pub(super) async fn with_bar<T, F: Future<Output = T>>(work: impl FnOnce(Show<'static>) -> F) -> T {
     // The call borrows the closure for as long as it runs; a leaked one is a few bytes of a program that ends soon.
     let bar = std::sync::Arc::new(std::sync::Mutex::new(Bar::new()));
     let shown = std::sync::Arc::clone(&bar);

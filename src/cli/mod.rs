@@ -14,12 +14,14 @@ mod port;
 mod prune;
 mod run;
 mod secret;
+mod ssh;
 mod stats;
 mod system;
 mod terminal;
 mod token;
 mod top;
 mod trace;
+mod up;
 mod update;
 mod volume;
 

@@ -34,7 +34,7 @@ pub(super) fn variables(given: &[String]) -> BTreeMap<String, String> {
     all
 }
 
-fn volume(text: &str) -> Result<VolumeSpec, Failure> {
+pub(super) fn volume(text: &str) -> Result<VolumeSpec, Failure> {
     let mut parts = text.split(':');
     let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(own(format!("{text:?} is no volume: write SOURCE:TARGET or SOURCE:TARGET:ro")));

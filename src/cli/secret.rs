@@ -79,7 +79,8 @@ fn text(value: Vec<u8>) -> (SecretText, Option<String>) {
     }
 }
 
-fn spec(typed: &str, env: bool) -> Result<SecretSpec, Failure> {
+/// One secret as it is typed, its value read.
+pub(super) fn spec(typed: &str, env: bool) -> Result<SecretSpec, Failure> {
     let (name, kind, from) = split(typed)?;
     let target = env.then(|| "env".to_owned());
     let mut spec = SecretSpec { name: name.into(), target, ..SecretSpec::default() };
@@ -95,6 +96,12 @@ fn spec(typed: &str, env: bool) -> Result<SecretSpec, Failure> {
 }
 
 impl Secrets {
+    /// Their names.
+    pub(super) fn names(&self) -> Vec<String> {
+        let all = self.secret.iter().chain(&self.secret_env);
+        all.filter_map(|s| s.split_once('=')).map(|(name, _)| name.to_owned()).collect()
+    }
+
     /// What is asked for. Commands are run.
     pub(super) fn specs(&self) -> Result<Vec<SecretSpec>, Failure> {
         let files = self.secret.iter().map(|s| spec(s, false));

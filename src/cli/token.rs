@@ -8,6 +8,9 @@ use super::output::{self, Failure};
 use crate::api::client::Client;
 use crate::api::types::{CreateToken, NewToken, RotateToken};
 
+/// Where it is if nothing is said.
+const DEFAULT: &str = "unix:///run/torpor/torpor.sock";
+
 /// How torpord is reached, and by what right.
 #[derive(Debug, Args)]
 pub(super) struct Access {
@@ -16,7 +19,7 @@ pub(super) struct Access {
         long,
         global = true,
         env = "TORPOR_HOST",
-        default_value = "unix:///run/torpor/torpor.sock",
+        default_value = DEFAULT,
         value_name = "unix://PATH|ssh://USER@HOST|tcp://HOST:PORT|https://HOST:PORT"
     )]
     host: String,
@@ -29,6 +32,20 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// What another call of this program has to be told to reach the same torpord. A token itself is not among it.
+    pub(super) fn arguments(&self) -> Result<Vec<String>, Failure> {
+        let mut all = Vec::new();
+        if self.host != DEFAULT {
+            all.push(format!("--host={}", self.host));
+        }
+        for (name, file) in [("token-file", &self.token_file), ("ca-file", &self.ca_file)] {
+            let Some(file) = file else { continue };
+            let whole = std::fs::canonicalize(file).map_err(|e| Failure::Own(format!("{}: {e}", file.display())))?;
+            all.push(format!("--{name}={}", whole.display()));
+        }
+        Ok(all)
+    }
+
     /// The client that was asked for.
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let client = Client::trusting(&self.host, self.ca_file.as_deref())?;

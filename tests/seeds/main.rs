@@ -1,5 +1,5 @@
-//! The two agents that torpor takes the place of, as their clients ask: the requests are those of the clients' own documents,
-//! sent by a real curl to the port that stands in them, on a host of the test's own.
+//! The agents that torpor takes the place of, as their clients ask: the requests are those of the clients' own documents, sent by a
+//! real curl to the port that stands in them, on a host of the test's own; and the command line of a personal dev pod.
 #![allow(clippy::unwrap_used, clippy::print_stderr, dead_code, unreachable_pub, missing_docs, reason = "tests")]
 
 mod agent;
@@ -7,8 +7,12 @@ mod agent_crashes;
 mod containers;
 #[path = "../e2e/daemon.rs"]
 mod daemon;
+mod devpod;
+mod devpod_ssh;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/screen.rs"]
+mod screen;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;
