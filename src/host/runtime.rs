@@ -94,8 +94,8 @@ pub struct RunscRuntime {
 }
 
 const QUICK: Duration = Duration::from_secs(30);
-/// To make and to start a sandbox: nobody is harmed by waiting, and a loaded host takes its time to load the engine.
-const MAKE: Duration = Duration::from_secs(90);
+/// To make, start and restore a sandbox: nobody is harmed by waiting, and a loaded host takes its time to load the engine.
+const MAKE: Duration = Duration::from_secs(60);
 /// For what is looked after in another way meanwhile.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -114,7 +114,7 @@ async fn stands_still(file: &Path) {
 
 /// What moves so many bytes gets longer: 16 MiB a second is slow for a disk.
 fn time_for(bytes: u64) -> Duration {
-    QUICK + Duration::from_secs(bytes >> 24)
+    MAKE + Duration::from_secs(bytes >> 24)
 }
 
 impl RunscRuntime {

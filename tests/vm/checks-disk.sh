@@ -37,7 +37,7 @@ on_disk() {
         done_now POST pods/asleep/wake
         is \"\$(visit asleep)\" 2 'the counter of the sleeper'
         n=\$(torpor logs -n 1 talk)
-        within 10 sh -c \"[ \\\"\\\$(torpor logs -n 1 talk)\\\" != '\$n' ]\"
+        within 120 sh -c \"[ \\\"\\\$(torpor logs -n 1 talk)\\\" != '\$n' ]\"
         # Lines that had no room are counted and told; all others are there, in order.
         torpor logs talk | awk '/were lost here/ { gap = 1; next } { if (\$2 != last + 1 && !gap) exit 1; last = \$2; gap = 0 }' ||
             fail 'lines of the log are missing, and nothing says so'
@@ -80,7 +80,7 @@ check_read_only_disk_hurts_no_pod() {
     with_pods
     # Every file system, by force, as the kernel does it on an emergency: what is open for writing is so no more.
     echo u >/proc/sysrq-trigger
-    within 20 sh -c "! touch /f/state/probe 2>/dev/null"
+    within 120 sh -c "! touch /f/state/probe 2>/dev/null"
     lives "on a disk that is read-only"
     refused disk_failed POST "images?name=small" "{\"directory\": \"/root/small\"}"
     refused disk_failed POST pods "{\"name\": \"new\", \"image\": \"box\", \"command\": [\"sleep\", \"1000\"]}"

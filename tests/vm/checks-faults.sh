@@ -12,7 +12,7 @@ check_power_cut_loses_nothing_acknowledged() {
     '
     power_cut
     inside '
-    within 60 torpor version >/dev/null
+    within 240 torpor version >/dev/null
     is "$(pod awake .state)" stopped "the pod that ran"
     is "$(pod awake .exitReason)" host-restarted "why it ended"
     is "$(pod late .state)" stopped "the pod acknowledged last"
@@ -22,7 +22,7 @@ check_power_cut_loses_nothing_acknowledged() {
     is "$(visit asleep)" 2 "the counter of the sleeper"
     torpor start awake >/dev/null
     is "$(visit awake)" 1 "the counter of the pod started again"
-    within 5 scripts/leak-check
+    within 60 scripts/leak-check
     clean
     '
 }
@@ -37,7 +37,7 @@ check_reboot_in_order() {
     ' || true
     reboot
     inside '
-    within 60 systemctl -q is-active torpord.service
+    within 240 systemctl -q is-active torpord.service
     is "$(pod awake .state)" stopped "the pod that ran"
     is "$(pod awake .exitReason)" host-restarted "why it ended"
     torpor wake asleep >/dev/null
@@ -49,7 +49,7 @@ check_reboot_in_order() {
 }
 # qemu ends when the guest reboots.
 reboot() {
-    end=$(($(date +%s) + 150))
+    end=$(($(date +%s) + 400))
     while vm list | grep -qx "$name"; do
         [ "$(date +%s)" -lt $end ] || { echo "it does not reboot"; return 1; }
         sleep 0.5
@@ -64,17 +64,21 @@ check_clock_jumps() {
     is "$(visit jump) $(visit slept)" "1 1" "the counters"
     torpor sleep slept >/dev/null
     kept=$(torpor snapshot create jump)
-    # Its command ends again and again, with pauses between.
-    torpor run -d --name again --restart always -m 64m box sh -c "sleep 0.2; exit 1" >/dev/null
+    # Its command ends just before each jump, and is due to be started again.
+    torpor run -d --name again --restart always -m 64m box sleep 1000000 >/dev/null
+    again() { [ "$(pod again ".state + \" \" + (.restartCount | tostring)")" = "running $1" ]; }
+    count=0
     before=$(sandbox jump) was=$(date +%s) daemon=$(main_pid)
     # A day on, ten years on, a day back, and back to before all of that: more than ten years.
     for by in 86400 315576000 -86400 -315662400; do
+        within 240 again $count
+        torpor exec again killall sleep
         date -s "@$(($(date +%s) + by))" >/dev/null
-        count=$(pod again .restartCount)
         is "$(pod jump .state)" running "the state after a jump by $by s"
         visit jump x >/dev/null
         is "$(torpor exec jump echo hello)" hello "exec after a jump by $by s"
-        within 90 sh -c "[ \"\$(torpor --json inspect again | jq -r \".[0].restartCount // .restartCount\")\" -gt $count ]"
+        count=$((count + 1))
+        within 240 again $count
         is "$(sandbox jump)" "$before" "the sandbox after a jump by $by s"
         is "$(main_pid)" "$daemon" "torpord after a jump by $by s"
         is "$(pod slept .state)" sleeping "the sleeper after a jump by $by s"

@@ -123,7 +123,7 @@ check_hosts_that_share_a_store_leave_each_others_alone() {
     is "$(visit there-3)" 2 "the counter of what sleeps on"
     clean
     systemctl stop torpord.service
-    within 10 scripts/leak-check
+    within 60 scripts/leak-check
     '
     inside 'cp /root/torpor.toml /etc/torpor/torpor.toml; rm /etc/torpor/environment; systemctl restart torpord.service'
     left=$(find "$work/s3/bucket" -path '*v1/snapshots/*' -type f -o -path '*v1/packs/*' -type f | grep -v '\.internal' || true)

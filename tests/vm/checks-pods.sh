@@ -16,7 +16,7 @@ check_a_pod_runs_and_answers() {
 check_memory_limit_is_oom() {
     inside '
     torpor run -d --name hog -m 96m box sh -c "sleep 1; tail -c 400m /dev/zero" >/dev/null
-    within 60 sh -c "torpor --json inspect hog | grep -qE \"\\\"state\\\": ?\\\"(stopped|failed)\""
+    until [ "$(pod hog .state)" != running ]; do sleep 0.5; done
     is "$(pod hog .exitReason)" oom "why it ended"
     torpor version >/dev/null
     gone hog

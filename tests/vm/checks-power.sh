@@ -18,7 +18,7 @@ power_trials() {
     file_system $1 ${3:-}
     prepare
     for n in \$(seq \$wanted); do trial \$((seed + n)) $2; done
-    echo \"# $1, $2: \$trials trials from seed \$((seed + 1)), \$acknowledged calls acknowledged, 0 lost\"
+    echo \"# $1, $2: \$trials trials from seed \$((seed + 1)), \$kept calls acknowledged, 0 lost\"
     "
 }
 check_power_loss_on_ext4() { power_trials ext4 drops_writes '' commit=1; }

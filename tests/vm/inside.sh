@@ -4,23 +4,29 @@ fail() { echo "failed: $*" >&2; exit 1; }
 is() { [ "$1" = "$2" ] || fail "$3: $1, expected $2"; }
 # within SECONDS COMMAND...: the command succeeds in that time.
 within() {
-    end=$(($(date +%s) + $1))
+    read -r up _ </proc/uptime
+    end=$((${up%.*} + $1))
     shift
     until "$@"; do
-        [ "$(date +%s)" -lt "$end" ] || fail "not in time: $*"
+        read -r up _ </proc/uptime
+        [ "${up%.*}" -lt "$end" ] || fail "not in time: $*"
         sleep 0.1
     done
 }
-pod() { torpor --json inspect "$1" | jq -r "(if type == \"array\" then .[0] else . end) | $2"; }
+# pod NAME QUESTION: what the API says of it, asked with jq.
+pod() {
+    socket=${TORPOR_HOST:-unix:///run/torpor/torpor.sock}
+    curl -fsS --max-time 120 --unix-socket "${socket#unix://}" "http://torpor/v1/pods/$1" | jq -r "$2"
+}
 port() { pod "$1" '.ports[0].host'; }
-visit() { curl -fsS --max-time 20 --retry 5 --retry-connrefused "http://127.0.0.1:$(port "$1")/${2:-}"; }
+visit() { curl -fsS --max-time 60 --retry 5 --retry-connrefused "http://127.0.0.1:$(port "$1")/${2:-}"; }
 sandbox() { pod "$1" .sandboxPid; }
 cgroup() { find /sys/fs/cgroup/torpor.slice -type d -name "$(pod "$1" .id)-*"; }
 # web NAME [ARGUMENT...]: a pod that counts visits in its memory.
 web() {
     name=$1
     shift
-    torpor run -d --name "$name" -p 8000 --ready-tcp 8000 --ready-timeout 60 -m 128m "$@" box /bin/counter 8000 >/dev/null
+    torpor run -d --name "$name" -p 8000 --ready-tcp 8000 --ready-timeout 240 -m 128m "$@" box /bin/counter 8000 >/dev/null
 }
 gone() { torpor rm -f "$@" >/dev/null; }
 main_pid() { systemctl show -p MainPID --value torpord.service; }
@@ -41,5 +47,5 @@ print("locked", flush=True)
 time.sleep(120)
 ' "$1" "${2:-PRAGMA user_version}" >/tmp/held 2>&1 &
     locker=$!
-    within 20 grep -q locked /tmp/held
+    within 120 grep -q locked /tmp/held
 }

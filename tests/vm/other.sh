@@ -36,7 +36,7 @@ torpord_f() {
     systemctl stop torpord.service
     rm -f $run/tag
     # shellcheck disable=SC2086 # a list of words
-    systemd-run -q --unit=torpord-f --slice=torpor.slice -p Type=notify -p KillMode=process -p TimeoutStartSec=90 \
+    systemd-run -q --unit=torpord-f --slice=torpor.slice -p Type=notify -p KillMode=process -p TimeoutStartSec=300 \
         -E TORPOR_LIBEXEC=/usr/local/lib/torpor -E TORPOR_CGROUP=torpor.slice "$@" \
         /usr/local/bin/torpord --state-dir /f/state --socket $run/torpor.sock --pod-cidr 10.91.0.0/16 \
         --port-range 21000-21100 --config /root/torpor/other.toml --runsc "${runsc:-/usr/local/bin/runsc}" ||
@@ -52,7 +52,7 @@ all_die() {
     for group in /sys/fs/cgroup/torpor.slice/torpor-"$tag" /sys/fs/cgroup/torpor.slice/torpord-f.service; do
         [ ! -e "$group/cgroup.kill" ] || echo 1 >"$group/cgroup.kill"
     done
-    within 20 nobody_left "$tag"
+    within 120 nobody_left "$tag"
     rm -rf $run/torpor.sock "/run/torpor/$tag" 2>/dev/null || true
 }
 nobody_left() {
@@ -64,7 +64,7 @@ unmount_f() {
             umount -l "$at" 2>/dev/null || true
         done
     fi
-    within 20 sh -c 'umount /f 2>/dev/null'
+    within 120 sh -c 'umount /f 2>/dev/null'
 }
 # Away with it, whatever state it is in.
 forget_f() {
@@ -86,7 +86,7 @@ forget_f() {
 call() {
     method=$1 path=$2
     shift 2
-    status=$(curl -sS -o /tmp/answer -w '%{http_code}' --max-time 90 --unix-socket $run/torpor.sock -X "$method" \
+    status=$(curl -sS -o /tmp/answer -w '%{http_code}' --max-time 300 --unix-socket $run/torpor.sock -X "$method" \
         ${1:+-H content-type:application/json --data-binary "$1"} "http://torpor/v1/$path") || fail "$method $path: no answer"
     code=$status
     case $status in 2*) ;; *) code=$(jq -r .code /tmp/answer) ;; esac

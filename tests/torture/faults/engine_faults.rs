@@ -84,7 +84,7 @@ pub async fn fails(b: &Bench, pod: &Pod, round: u64) {
 }
 
 /// Every wait for the engine is bounded.
-const BOUND: Duration = Duration::from_secs(120);
+const BOUND: Duration = Duration::from_secs(180);
 
 /// Each of its commands hangs, each in a pod of its own, all at once.
 pub async fn hangs(b: &mut Bench) {
