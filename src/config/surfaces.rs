@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::PortRange;
-use crate::model::{Error, Result};
+use crate::model::{Error, Result, Sizes};
 
 const GIB: u64 = 1 << 30;
 
@@ -44,6 +44,22 @@ pub struct ContainersFile {
     pub memory: Option<u64>,
     /// Processors of a container. Default: as for any pod.
     pub cpus: Option<f64>,
+    /// Containers made ahead of need. Default: none.
+    pub pool: Option<PoolFile>,
+}
+
+/// `[containers.pool]` as it is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct PoolFile {
+    /// Spares that are ready. Default 3.
+    pub target_size: Option<usize>,
+    /// With fewer ready, several are made at once. Default 1.
+    pub min_size: Option<usize>,
+    /// How many at once then. Default 2.
+    pub max_creating: Option<usize>,
+    /// Ports of a spare. Default `[3000]`.
+    pub container_ports: Option<Vec<u16>>,
 }
 
 /// The pod agent's settings.
@@ -78,6 +94,17 @@ pub struct Containers {
     pub memory: u64,
     /// See [`ContainersFile::cpus`].
     pub cpus: Option<f64>,
+    /// See [`ContainersFile::pool`].
+    pub pool: Option<Pool>,
+}
+
+/// Containers made ahead of need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// How many.
+    pub sizes: Sizes,
+    /// Their ports.
+    pub ports: Vec<u16>,
 }
 
 fn sleep() -> Vec<String> {
@@ -116,6 +143,19 @@ pub fn agent(file: AgentFile) -> Result<Agent> {
 /// # Errors
 /// A value is out of range.
 pub fn containers(file: ContainersFile) -> Result<Containers> {
+    let pool = |p: PoolFile| -> Result<Pool> {
+        let ports = p.container_ports.unwrap_or_else(|| vec![3000]);
+        check_ports("containers: container-ports", &ports)?;
+        let sizes = Sizes {
+            target: p.target_size.unwrap_or(3),
+            least: p.min_size.unwrap_or(1),
+            at_once: p.max_creating.unwrap_or(2),
+        };
+        if sizes.target > 1000 || sizes.at_once > 100 || (sizes.target > 0 && sizes.at_once == 0) {
+            return Err(Error::invalid("containers: target-size may be 1000, and max-creating 1 to 100"));
+        }
+        Ok(Pool { sizes, ports })
+    };
     if let Some(cpus) = file.cpus {
         super::cpu_millis(cpus)?;
     }
@@ -125,6 +165,7 @@ pub fn containers(file: ContainersFile) -> Result<Containers> {
         command: file.command.unwrap_or_else(sleep),
         memory: file.memory.unwrap_or(2 * GIB),
         cpus: file.cpus,
+        pool: file.pool.map(pool).transpose()?,
     })
 }
 
@@ -147,8 +188,11 @@ mod tests {
             (a.image.as_str(), a.ports.as_slice(), a.port_range.first),
             ("ubuntu:22.04", &[3000, 3001, 8080][..], 30_000)
         );
-        let c = containers(ContainersFile::default()).unwrap();
-        assert_eq!((c.image.as_str(), c.memory), ("node:24-slim", 2 << 30));
+        let c = containers(ContainersFile { pool: Some(PoolFile::default()), ..ContainersFile::default() }).unwrap();
+        let pool = c.pool.unwrap();
+        assert_eq!((c.image.as_str(), c.memory, pool.ports), ("node:24-slim", 2 << 30, vec![3000]));
+        assert_eq!(pool.sizes, Sizes { target: 3, least: 1, at_once: 2 });
+        assert!(containers(ContainersFile::default()).unwrap().pool.is_none());
     }
 
     #[test]
@@ -162,6 +206,7 @@ mod tests {
         assert!(a(&|f| f.pods = Some("/var/../pods".into())).is_err());
         assert!(a(&|f| f.ports = Some(vec![])).is_err() && a(&|f| f.ports = Some(vec![80, 80])).is_err());
         assert!(a(&|f| f.port_range = Some("30000-30001".into())).is_err());
-        assert!(containers(ContainersFile { cpus: Some(0.0), ..ContainersFile::default() }).is_err());
+        let pool = PoolFile { max_creating: Some(0), ..PoolFile::default() };
+        assert!(containers(ContainersFile { pool: Some(pool), ..ContainersFile::default() }).is_err());
     }
 }

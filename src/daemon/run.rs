@@ -11,6 +11,7 @@ use super::core::{Core, Host, Parts};
 use super::db::Db;
 use super::dirs::Dirs;
 use super::http;
+use super::surfaces::containers::Pool;
 use crate::config::{self, Config};
 use crate::host::cache::Cache;
 use crate::host::cgroup::RealCgroups;
@@ -91,8 +92,10 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     let reload = tokio::sync::watch::Sender::new(());
     let mut served = tokio::task::JoinSet::new();
     served.spawn(http::serve(listener, http::router(Arc::clone(&core)), shutdown.clone()));
+    let spares = Pool::begin(&core);
     for listener in listeners {
-        served.spawn(listener.serve(Arc::clone(&core), reload.subscribe(), shutdown.clone()));
+        let serve = listener.serve(Arc::clone(&core), spares.clone(), reload.subscribe(), shutdown.clone());
+        served.spawn(serve);
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %config.socket.display(), "ready");

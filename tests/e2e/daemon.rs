@@ -29,7 +29,8 @@ pub struct Daemon {
     pub socket: PathBuf,
     pub client: Client,
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    /// Its environment, from the next launch on.
+    pub env: Vec<(String, String)>,
     pub tag: String,
 }
 
@@ -108,7 +109,6 @@ impl Daemon {
         let socket = dir.join("api.sock");
         let runsc = options.runsc.or_else(support::runsc).unwrap();
         let config = dir.join("torpor.toml");
-        std::fs::write(&config, format!("resolvers = ['192.0.2.53']\n{}", options.config)).unwrap();
         let first = 22_000 + (n % 700) * 10;
         let mut args = vec![
             "--config".into(),
@@ -129,9 +129,16 @@ impl Daemon {
         }
         let client = Client::new(&socket.display().to_string()).unwrap();
         let mut daemon = Daemon { child: None, dir, socket, client, args, env: options.env, tag: String::new() };
+        daemon.configure(&options.config);
         daemon.launch();
         daemon.tag = std::fs::read_to_string(daemon.dir.join("state/instance")).unwrap().trim().to_owned();
         daemon
+    }
+
+    /// Sets its configuration, from the next launch on.
+    pub fn configure(&self, config: &str) {
+        let text = format!("resolvers = ['192.0.2.53']\n{config}");
+        std::fs::write(self.dir.join("torpor.toml"), text).unwrap();
     }
 
     /// Starts the process and waits until it answers; tells how long that took.

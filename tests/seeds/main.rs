@@ -11,8 +11,11 @@ mod devpod;
 mod devpod_ssh;
 #[path = "../support/host.rs"]
 mod host;
+mod operations;
 #[path = "../support/screen.rs"]
 mod screen;
+mod spares;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;
 mod world;

@@ -50,6 +50,11 @@ pub struct World {
 impl World {
     /// None: there can be no sandboxes here. In `config`, DIR stands for a directory of the test's own.
     pub fn new(config: &str, env: &[(&str, &str)]) -> Option<Self> {
+        Self::with_ports(config, env, "10000-20000")
+    }
+
+    /// With other host ports to be given out.
+    pub fn with_ports(config: &str, env: &[(&str, &str)], ports: &str) -> Option<Self> {
         if !daemon::ready() {
             return None;
         }
@@ -60,7 +65,7 @@ impl World {
         let options = Options {
             config: config.replace("DIR", dir.path().to_str().unwrap()),
             env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            ports: Some("10000-20000".into()),
+            ports: Some(ports.into()),
             ..Options::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -76,6 +81,9 @@ impl World {
     fn bash(&self, script: &str) -> Command {
         let mut command = Command::new("bash");
         command.args(["-c", script]).env("CURL_HOME", self.dir.path()).env("API_SECRET", SECRET);
+        let programs = Path::new(env!("CARGO_BIN_EXE_torpor")).parent().unwrap();
+        command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
+        command.env("TORPOR_HOST", format!("unix://{}", self.daemon.socket.display()));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

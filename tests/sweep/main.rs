@@ -7,7 +7,9 @@ mod fake;
 
 mod check;
 mod scenarios;
+mod spares;
 #[path = "../support/mod.rs"]
 mod support;
 mod trial;
+mod volumes;
 mod world;

@@ -18,7 +18,7 @@ use crate::fake::Fault;
 use crate::trial::{Meanwhile, Places, Scenario, Sweep};
 use crate::world::World;
 
-fn web(start: bool) -> CreatePod {
+pub(crate) fn web(start: bool) -> CreatePod {
     CreatePod {
         name: Some("web".into()),
         image: "base".into(),
@@ -29,7 +29,7 @@ fn web(start: bool) -> CreatePod {
     }
 }
 
-async fn made(core: &Arc<Core>, start: bool) -> Result<()> {
+pub(crate) async fn made(core: &Arc<Core>, start: bool) -> Result<()> {
     core.create_pod(web(start)).await.map(drop)
 }
 
@@ -38,7 +38,7 @@ async fn imported(core: &Arc<Core>, places: &Places) -> Result<()> {
 }
 
 /// Removes a pod that may be there.
-async fn removed(core: &Arc<Core>, name: &str) -> Result<()> {
+pub(crate) async fn removed(core: &Arc<Core>, name: &str) -> Result<()> {
     match core.delete_pod(name, true).await {
         Err(e) if e.code() == Code::NotFound => Ok(()),
         other => other,
@@ -99,7 +99,7 @@ pub(crate) async fn put_back(core: &Arc<Core>) -> Result<()> {
 }
 
 /// Starts what ended while torpord was dead.
-async fn running(core: &Arc<Core>) -> Result<()> {
+pub(crate) async fn running(core: &Arc<Core>) -> Result<()> {
     if core.inspect_pod("web")?.state == "stopped" {
         core.start_pod("web").await?;
     }
@@ -107,7 +107,7 @@ async fn running(core: &Arc<Core>) -> Result<()> {
 }
 
 /// The pod is in `done`, or as it was.
-fn either(view: &View, was: Option<PodState>, done: Option<PodState>) -> std::result::Result<bool, String> {
+pub(crate) fn either(view: &View, was: Option<PodState>, done: Option<PodState>) -> std::result::Result<bool, String> {
     let running = Some(PodState::Running);
     let now = match state(view, "web") {
         // What ran ended with the host, or its sandbox.

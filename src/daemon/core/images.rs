@@ -63,7 +63,13 @@ impl Core {
             .hint("flatten some of them"));
         }
         self.db.put_image(&record).await?;
+        self.images.send_replace(());
         Ok(record)
+    }
+
+    /// Tells whenever an image comes, changes or goes.
+    pub fn images_changed(&self) -> tokio::sync::watch::Receiver<()> {
+        self.images.subscribe()
     }
 
     pub(super) async fn remove_image(&self, name: &ImageName) -> Result<()> {
@@ -76,6 +82,7 @@ impl Core {
             if !self.db.remove_image(name).await? {
                 return Err(self.image(name).await.err().unwrap_or_else(|| Error::internal("the image came back")));
             }
+            self.images.send_replace(());
         }
         self.collect_layers().await
     }

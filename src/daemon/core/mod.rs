@@ -5,6 +5,7 @@
 //! takes back.
 
 mod admit;
+mod assign;
 mod boot;
 mod capacity;
 mod copy;
@@ -120,6 +121,8 @@ pub struct Core {
     requests: idempotency::Requests,
     /// Room that was given to pods on their way up.
     claims: capacity::Claims,
+    /// Told when an image comes, changes or goes.
+    images: tokio::sync::watch::Sender<()>,
     /// Held while the table of forwards is set.
     forwards: tokio::sync::Mutex<()>,
     /// Read while layers are made that nothing names yet; written while unused ones are removed.
@@ -194,6 +197,7 @@ impl Core {
             leases: tokio::sync::Mutex::new(()),
             requests: idempotency::Requests::default(),
             claims: capacity::Claims::default(),
+            images: tokio::sync::watch::Sender::new(()),
             forwards: tokio::sync::Mutex::new(()),
             new_layers: tokio::sync::RwLock::new(()),
             unsaved: tokio::sync::Notify::new(),

@@ -18,6 +18,7 @@ use super::tls::Certificate;
 use super::{failures, metrics, routes, surface};
 use crate::config::listen::Listen;
 use crate::daemon::core::Core;
+use crate::daemon::surfaces::containers::Pool;
 use crate::host::listeners;
 use crate::model::{Code, Error, Result};
 
@@ -65,10 +66,17 @@ impl Listener {
         Ok(Listener { listen: listen.clone(), socket, address, certificate })
     }
 
-    /// Serves until `shutdown`. Certificate and key are read anew when `reload` tells, and when they change.
-    pub async fn serve(self, core: Arc<Core>, reload: watch::Receiver<()>, shutdown: CancellationToken) {
+    /// Serves until `shutdown`, with `spares` for the surface that hands them out. Certificate and key are read anew when
+    /// `reload` tells, and when they change.
+    pub async fn serve(
+        self,
+        core: Arc<Core>,
+        spares: Option<Arc<Pool>>,
+        reload: watch::Receiver<()>,
+        shutdown: CancellationToken,
+    ) {
         let Listener { listen, socket, address, certificate } = self;
-        let served = surface::of(listen.surface, Arc::clone(&core));
+        let served = surface::of(listen.surface, Arc::clone(&core), spares);
         let counting =
             metrics::Counting { core: Arc::clone(&core), surface: listen.surface.as_str(), table: served.table };
         let guard = Arc::new(Guard::new(core, &listen, &served));

@@ -14,6 +14,7 @@ use super::{routes, scopes};
 use crate::config::listen::Surface;
 use crate::daemon::core::Core;
 use crate::daemon::surfaces;
+use crate::daemon::surfaces::containers::Pool;
 use crate::model::Error;
 use crate::model::token::Need::{Anyone, Pods, Read};
 
@@ -71,11 +72,12 @@ const CONTAINERS: &[Row] = &[
     row("DELETE", "/api/containers/{id}", Pods),
     row("POST", "/api/containers/{id}/exec", Pods),
     stream("GET", "/api/containers/{id}/logs", Read),
+    stream("GET", "/api/containers/{id}/terminal", Pods),
     row("POST", "/api/containers/{id}/setup", Pods),
 ];
 
 /// What is behind a name.
-pub(super) fn of(surface: Surface, core: Arc<Core>) -> Served {
+pub(super) fn of(surface: Surface, core: Arc<Core>, spares: Option<Arc<Pool>>) -> Served {
     match surface {
         Surface::V1 => {
             Served { router: routes::plain(core), table: scopes::V1, refuse: |e| Refused(e).into_response(), key: None }
@@ -86,14 +88,13 @@ pub(super) fn of(surface: Surface, core: Arc<Core>) -> Served {
             Served { router: surfaces::agent::router(core, settings), table: AGENT, refuse: surfaces::refuse, key }
         }
         Surface::Containers => {
-            let settings = core.config().containers.clone();
             let key = Key::of("API_SECRET", false);
             if key.is_none() {
                 tracing::warn!(
                     "API_SECRET is not in the environment: the container manager takes torpor's tokens alone"
                 );
             }
-            let router = surfaces::containers::router(core, settings);
+            let router = surfaces::containers::router(core, spares);
             Served { router, table: CONTAINERS, refuse: surfaces::refuse, key }
         }
     }

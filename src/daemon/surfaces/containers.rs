@@ -1,10 +1,15 @@
-//! The container manager: containers by an id of 8 hexadecimal digits, each at a host port of its own, with exec and logs.
+//! The container manager: containers by an id of 8 hexadecimal digits, each at a host port of its own, with exec, logs and, if
+//! it is set so, spares made ahead of need.
 //!
 //! A container is a pod with a label; its id is the beginning of the pod's.
 
 mod create;
 mod logs;
+mod pool;
 mod show;
+mod terminal;
+
+pub use pool::Pool;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +31,8 @@ use crate::model::{Code, Error, Result};
 
 /// What its pods' label says.
 const CONTAINERS: &str = "containers";
+/// The label of a spare: it is nobody's yet. Its value is the image's digest.
+const SPARE: &str = "torpor.spare";
 /// Characters of a container's id.
 const ID: usize = 8;
 /// Where commands run.
@@ -38,19 +45,22 @@ const LONGEST: u64 = 24 * 3600 * 1000;
 struct Containers {
     core: Arc<Core>,
     settings: surfaces::Containers,
+    pool: Option<Arc<Pool>>,
     since: Instant,
 }
 
-/// The routes. Who may ask is not looked at here.
-pub fn router(core: Arc<Core>, settings: surfaces::Containers) -> Router {
+/// The routes, with spares to be handed out if there are some. Who may ask is not looked at here.
+pub fn router(core: Arc<Core>, pool: Option<Arc<Pool>>) -> Router {
+    let settings = core.config().containers.clone();
     let routes = Router::new()
         .route("/health", get(health))
         .route("/api/containers", get(list).post(create::create))
         .route("/api/containers/{id}", get(inspect).delete(delete))
         .route("/api/containers/{id}/exec", post(exec))
         .route("/api/containers/{id}/logs", get(logs::logs))
+        .route("/api/containers/{id}/terminal", get(terminal::terminal))
         .route("/api/containers/{id}/setup", post(setup));
-    complete(routes, Arc::new(Containers { core, settings, since: Instant::now() }))
+    complete(routes, Arc::new(Containers { core, settings, pool, since: Instant::now() }))
 }
 
 /// The beginning of a pod's id that is its container's.
@@ -58,10 +68,12 @@ fn short(pod: &types::Pod) -> &str {
     pod.id.get(..ID).unwrap_or(&pod.id)
 }
 
-/// All containers.
+/// All containers, spares left out.
 fn all(core: &Core) -> Vec<types::Pod> {
     let which = Which { labels: vec![(SURFACE.into(), Some(CONTAINERS.into()))], ..Which::default() };
-    core.list_some(&which).0
+    let mut all = core.list_some(&which).0;
+    all.retain(|pod| !pod.labels.contains_key(SPARE));
+    all
 }
 
 impl Containers {

@@ -1,4 +1,4 @@
-//! A container asked for: made at the lowest free host port.
+//! A container asked for: a spare if there is one that is as it should be, else a new one at the lowest free host port.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{CONTAINERS, Containers, short, show};
+use super::{CONTAINERS, Containers, SPARE, short, show};
 use crate::api::types;
 use crate::config::surfaces;
 use crate::daemon::core::Core;
@@ -42,8 +42,14 @@ pub(super) async fn create(
     let name = name.parse::<PodName>()?;
     let wanted = wanted(&this.settings, &name, request)?;
     let asked = wanted.image.clone();
-    let core = Arc::clone(&this.core);
-    let made = to_the_end(async move { at_free_ports(&core, wanted).await });
+    let (of, at) = (Arc::clone(&this), name.clone());
+    let made = to_the_end(async move {
+        let Some(pool) = &of.pool else { return at_free_ports(&of.core, wanted).await };
+        match pool.take(&at, &wanted).await? {
+            Some(pod) => Ok(pod),
+            None => pool.make_way(|| at_free_ports(&of.core, wanted.clone())).await,
+        }
+    });
     match made.await {
         Ok(pod) => {
             let answer = json!({"id": short(&pod), "name": pod.name, "hostPort": show::host_port(&pod)});
@@ -89,7 +95,7 @@ fn wanted(s: &surfaces::Containers, name: &PodName, request: Create) -> Result<t
 }
 
 /// A container of an image, host ports still to be chosen.
-fn container(s: &surfaces::Containers, name: &PodName, image: &str, ports: &[u16]) -> types::CreatePod {
+pub(super) fn container(s: &surfaces::Containers, name: &PodName, image: &str, ports: &[u16]) -> types::CreatePod {
     types::CreatePod {
         name: Some(name.to_string()),
         image: image.to_owned(),
@@ -105,7 +111,7 @@ fn container(s: &surfaces::Containers, name: &PodName, image: &str, ports: &[u16
 }
 
 /// Makes it at the lowest host ports side by side that nobody has.
-async fn at_free_ports(core: &Arc<Core>, mut wanted: types::CreatePod) -> Result<types::Pod> {
+pub(super) async fn at_free_ports(core: &Arc<Core>, mut wanted: types::CreatePod) -> Result<types::Pod> {
     let ports: Vec<u16> = wanted
         .ports
         .iter()
@@ -131,6 +137,19 @@ async fn at_free_ports(core: &Arc<Core>, mut wanted: types::CreatePod) -> Result
     }
     let text = format!("no {length} host ports side by side are free from {} to {}", range.first, range.last);
     Err(Error::new(Code::Exhausted, text).hint("delete containers that are no longer needed, or set port-range"))
+}
+
+/// A spare of an image that is now `digest`.
+pub(super) fn spare(
+    s: &surfaces::Containers,
+    name: &PodName,
+    image: &str,
+    ports: &[u16],
+    digest: &str,
+) -> types::CreatePod {
+    let mut made = container(s, name, image, ports);
+    made.labels.insert(SPARE.into(), digest.to_owned());
+    made
 }
 
 #[cfg(test)]
