@@ -14,6 +14,8 @@ use crate::world::{Daemon, World};
 pub(crate) struct View {
     pub(crate) pods: BTreeMap<String, PodRecord>,
     pub(crate) images: BTreeSet<String>,
+    /// Names of tokens that are shown.
+    pub(crate) tokens: BTreeSet<String>,
     /// Snapshots that the store has.
     pub(crate) snapshots: BTreeSet<String>,
     /// Whether sandboxes ended while torpord was dead.
@@ -54,6 +56,7 @@ impl View {
         let mut view = View {
             pods: world.records().into_iter().map(|r| (r.spec.name.to_string(), r)).collect(),
             images: images.iter().map(|i| i.name.clone()).collect(),
+            tokens: core.list_tokens().into_iter().map(|t| t.name).collect(),
             snapshots: ids_below(world, "v1/snapshots/"),
             lost: false,
             wrong: Vec::new(),

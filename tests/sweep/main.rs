@@ -10,6 +10,7 @@ mod scenarios;
 mod spares;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
 mod trial;
 mod volumes;
 mod world;

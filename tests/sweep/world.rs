@@ -1,5 +1,6 @@
 //! A host on which torpord lives and dies: a state directory, a kernel, and lives one after the other.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use torpor::host::layers::{Layers, Limits};
 use torpor::host::ports::Ports;
 use torpor::host::secrets::Secrets;
 use torpor::host::store::Store;
+use torpor::model::token::TokenRecord;
 use torpor::model::{Digest, Error, PodRecord, Result};
 
 use crate::fake::net::{FakeCgroups, FakeNetwork, FakeRoots};
@@ -169,6 +171,15 @@ impl World {
             .unwrap()
             .map(|text| serde_json::from_str(&text.unwrap()).unwrap())
             .collect()
+    }
+
+    /// Tokens as the database has them, by name.
+    pub(crate) fn tokens(&self) -> BTreeMap<String, TokenRecord> {
+        let db = rusqlite::Connection::open(self.state().join("torpor.db")).unwrap();
+        let mut rows = db.prepare("SELECT name, record FROM tokens").unwrap();
+        let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get::<_, String>(1)?));
+        let all = rows.query_map([], row).unwrap().map(std::result::Result::unwrap);
+        all.map(|(name, text)| (name, serde_json::from_str(&text).unwrap())).collect()
     }
 
     /// Starts torpord up to where it has recovered. None: it crashed before.

@@ -359,16 +359,16 @@ impl Core {
         .await
     }
 
-    /// Ends the tokens of a pod that is gone. Where that can't be written down they stand for nothing all the same.
+    /// Ends the tokens of a pod that is gone. In the database they went with it.
     pub(super) async fn end_tokens_of(&self, pod: &PodId) {
         let _turn = self.tokens.turn.lock().await;
-        let of_pod = |l: &&Live| l.record.pod.as_ref() == Some(pod);
-        let ids: Vec<_> = self.tokens.known().tokens.values().filter(of_pod).map(|l| l.record.id.clone()).collect();
-        if !ids.is_empty()
-            && let Err(e) = self.end_tokens(&ids).await
-        {
-            tracing::warn!(%pod, error = %e.report(), "remove the tokens of a pod that is gone");
-        }
+        self.tokens.known().tokens.retain(|_, live| {
+            let stays = live.record.pod.as_ref() != Some(pod);
+            if !stays {
+                live.end();
+            }
+            stays
+        });
     }
 
     async fn end_tokens(&self, ids: &[TokenId]) -> Result<()> {

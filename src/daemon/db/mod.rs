@@ -195,7 +195,10 @@ impl Db {
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
         let id = id.to_string();
         self.transact("remove a pod", move |t| {
-            t.execute("DELETE FROM pods WHERE id = ?1", [id]).map(drop).map_err(|e| refused("remove a pod", e))
+            t.execute("DELETE FROM pods WHERE id = ?1", [&id])
+                .and_then(|_| t.execute(tokens::REMOVE_OF_POD, [&id]))
+                .map(drop)
+                .map_err(|e| refused("remove a pod", e))
         })
         .await
     }

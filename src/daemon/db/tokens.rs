@@ -10,6 +10,10 @@ pub(super) const TABLE: &str = "
 CREATE TABLE tokens (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
 ";
 
+/// Tokens of a pod go with it: one that stayed would be listed for ever. A record that is no JSON is nobody's.
+pub(super) const REMOVE_OF_POD: &str =
+    "DELETE FROM tokens WHERE CASE WHEN json_valid(record) THEN json_extract(record, '$.pod') = ?1 ELSE 0 END";
+
 impl Db {
     /// Every token. One whose record can't be read is left out, and named: its bearer is refused.
     ///
@@ -38,7 +42,7 @@ impl Db {
     /// Adds a token, or replaces what is kept of it.
     ///
     /// # Errors
-    /// [`Code::NameTaken`]: another token is called so.
+    /// [`Code::NameTaken`]: another token is called so. [`Code::NotFound`]: its pod is gone.
     pub async fn put_token(&self, record: &TokenRecord) -> Result<()> {
         let record = record.clone();
         self.transact("save a token", move |t| {
@@ -50,6 +54,14 @@ impl Db {
             if taken > 0 {
                 return Err(Error::new(Code::NameTaken, format!("a token is called {name} already"))
                     .hint("take another name, or rotate or revoke that one"));
+            }
+            if let Some(pod) = &record.pod {
+                let there: i64 = t
+                    .query_row("SELECT count(*) FROM pods WHERE id = ?1", [pod.as_str()], |r| r.get(0))
+                    .map_err(|e| refused("save a token", e))?;
+                if there == 0 {
+                    return Err(Error::new(Code::NotFound, format!("no pod {pod}: it was removed meanwhile")));
+                }
             }
             t.execute("INSERT OR REPLACE INTO tokens (id, name, record) VALUES (?1, ?2, ?3)", params![id, name, text])
                 .map(drop)
