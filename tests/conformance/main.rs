@@ -16,6 +16,7 @@ use fake::runtime::FakeRuntime;
 use fake::shims::FakeShims;
 use fake::{Kernel, Life};
 use torpor::channel::Exec;
+use torpor::channel::secrets::SecretFiles;
 use torpor::config::DEFAULT_RESOURCES;
 use torpor::host::cgroup::{Cgroups, RealCgroups};
 use torpor::host::engine::{Engine, Engines, Features};
@@ -107,6 +108,7 @@ async fn shims(shims: &dyn Shims, below: &Path) {
         shim.signal(15).await,
         shim.quiesce().await,
         shim.resume().await,
+        shim.secrets(&SecretFiles::default()).await,
     ];
     for (n, done) in refused.into_iter().enumerate() {
         assert_eq!(done.unwrap_err().code(), Code::WrongState, "without a sandbox: {n}");
@@ -159,7 +161,7 @@ async fn shims_without_a_sandbox() {
     shims(&RealShims::new(env!("CARGO_BIN_EXE_torpor-shim").into(), None), other.path()).await;
 }
 
-/// A root with init, and the three programs that the questions are asked with.
+/// A root with init, and the programs that the questions are asked with.
 async fn root(layers: &Layers, init: &Path) -> Vec<Digest> {
     let busybox = std::fs::read("/bin/busybox").unwrap_or_default();
     let mut tar = tar::Builder::new(Vec::new());
@@ -173,6 +175,7 @@ async fn root(layers: &Layers, init: &Path) -> Vec<Digest> {
     add("bin/forever", b"#!/bin/busybox sh\nexec /bin/busybox sleep 1000000\n");
     add("bin/add", b"#!/bin/busybox sh\nn=$(/bin/busybox cat /count 2>/dev/null)\necho $((n + 1)) >/count\n/bin/busybox cat /count\n");
     add("bin/write", b"#!/bin/busybox sh\necho hello >/written\n");
+    add("bin/key", b"#!/bin/busybox sh\nexec /bin/busybox cat /run/secrets/key\n");
     let tar = std::io::Cursor::new(tar.into_inner().unwrap());
     let imported = layers.import(ImportSource::Stream(Box::new(tar)), &Progress::default()).await.unwrap();
     let init = layers.add_init(init).await.unwrap();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use torpor::channel::secrets::{SecretFile, SecretFiles};
 use torpor::channel::{Exec, Identity, Launch};
 use torpor::config::DEFAULT_RESOURCES;
 use torpor::host::cgroup::Cgroups;
@@ -26,7 +27,8 @@ pub(crate) struct Drivers<'a> {
     pub(crate) runtime: &'a dyn Runtime,
     pub(crate) engine: EngineRef,
     pub(crate) addressing: Addressing,
-    /// Lowest first; in the root are `forever`, `add`, which counts, and `write`, which changes the root.
+    /// Lowest first; in the root are `forever`, `add`, which counts, `write`, which changes the root, and `key`, which tells a
+    /// secret.
     pub(crate) layers: Vec<Digest>,
     pub(crate) dir: PathBuf,
 }
@@ -48,6 +50,22 @@ fn exec(command: &str) -> Exec {
 async fn said(shim: &dyn Shim, command: &str) -> String {
     let out = shim.exec(&exec(command), Vec::new(), None).await.unwrap();
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}
+
+/// Gives it secrets of these names and contents.
+async fn give(shim: &dyn Shim, all: &[(&str, &str)]) {
+    let file = |(name, content): &(&str, &str)| SecretFile {
+        name: (*name).into(),
+        mode: 0o400,
+        content: content.as_bytes().to_vec().into(),
+    };
+    shim.secrets(&SecretFiles { user: String::new(), files: all.iter().map(file).collect() }).await.unwrap();
+}
+
+/// What the secret `key` is; none: it is not there.
+async fn key(shim: &dyn Shim) -> Option<String> {
+    let out = shim.exec(&exec("key"), Vec::new(), None).await.unwrap();
+    (out.exit_code == 0).then(|| String::from_utf8(out.stdout).unwrap())
 }
 
 impl Drivers<'_> {
@@ -174,6 +192,14 @@ pub(crate) async fn a_sandbox(drivers: &Drivers<'_>) {
     assert!(first.shim.status().await.unwrap().launched);
     assert_eq!(said(first.shim.as_ref(), "add").await, "1");
     assert_eq!(said(first.shim.as_ref(), "add").await, "2");
+    assert_eq!(key(first.shim.as_ref()).await, None);
+    for value in ["one", "two"] {
+        give(first.shim.as_ref(), &[("key", value), ("other", "x")]).await;
+        assert_eq!(key(first.shim.as_ref()).await.as_deref(), Some(value));
+    }
+    give(first.shim.as_ref(), &[("other", "x")]).await;
+    assert_eq!(key(first.shim.as_ref()).await, None, "those that are given are all there are");
+    give(first.shim.as_ref(), &[("key", "three")]).await;
     let missing = first.shim.exec(&exec("missing"), Vec::new(), None).await;
     assert_eq!(missing.unwrap_err().code(), Code::CommandNotFound);
     refused("resume what runs", runtime.resume(engine, &first.plan)).await;
@@ -189,6 +215,9 @@ pub(crate) async fn a_sandbox(drivers: &Drivers<'_>) {
     checkpoint(drivers, &first, &images).await;
     let counted: u64 = said(first.shim.as_ref(), "add").await.parse().unwrap();
     assert!(counted >= 3, "it went on after its checkpoint");
+    assert_eq!(key(first.shim.as_ref()).await, None, "secrets are given again, or not there");
+    give(first.shim.as_ref(), &[("key", "four")]).await;
+    assert_eq!(key(first.shim.as_ref()).await.as_deref(), Some("four"));
     drivers.take_down(&first).await;
 
     let second = drivers.make(RuntimeId { incarnation: 2, ..first.id.clone() }).await;
@@ -205,6 +234,9 @@ pub(crate) async fn a_sandbox(drivers: &Drivers<'_>) {
     runtime.wait_restore(engine, &third.plan, &images).await.unwrap();
     assert!(third.shim.status().await.unwrap().launched, "what was started is still there");
     assert_eq!(said(third.shim.as_ref(), "add").await, "3", "it goes on where the checkpoint was taken");
+    assert_eq!(key(third.shim.as_ref()).await, None, "no secret is in a checkpoint");
+    give(third.shim.as_ref(), &[("key", "five")]).await;
+    assert_eq!(key(third.shim.as_ref()).await.as_deref(), Some("five"));
     third.shim.signal(15).await.unwrap();
     let exit = third.shim.wait().await.unwrap();
     assert_eq!((exit.code, exit.signal), (None, Some(15)));

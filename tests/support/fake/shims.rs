@@ -209,7 +209,7 @@ impl Shim for FakeShim {
         self.life.effect("launch", go).await
     }
 
-    /// `add` counts, `write` changes the root, `exit` ends the pod's command.
+    /// `add` counts, `write` changes the root, `key` tells a secret, `exit` ends the pod's command.
     async fn exec(&self, exec: &Exec, _stdin: Vec<u8>, timeout: Option<Duration>) -> Result<ExecOutput> {
         self.life.kernel.change(|s| sandbox(s, &self.name, &self.dir).map(drop))?;
         match timeout {
@@ -227,6 +227,15 @@ impl Shim for FakeShim {
                     "write" => memory.dirty = true,
                     "exit" => memory.exit = Some(ExitRecord { code: Some(5), ..ExitRecord::default() }),
                     "missing" => return Err(Error::new(Code::CommandNotFound, "missing")),
+                    "key" => {
+                        let stdout = memory.secrets.get("key").cloned();
+                        let exit_code = i32::from(stdout.is_none());
+                        return Ok(ExecOutput {
+                            exit_code,
+                            stdout: stdout.unwrap_or_default(),
+                            ..ExecOutput::default()
+                        });
+                    }
                     _ => {}
                 }
                 Ok(ExecOutput { stdout: memory.count.to_string().into_bytes(), ..ExecOutput::default() })
