@@ -35,6 +35,7 @@ const LONGEST_HEAD: usize = 16 * 1024;
 struct Copying {
     running: Running,
     name: String,
+    pod: Arc<Pod>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -64,7 +65,8 @@ impl Core {
     pub async fn stat_file(&self, reference: &str, path: &str) -> Result<FileStat> {
         let path = absolute(path)?;
         let mut copy = self.copying(reference, &["get", &path, ""]).await?;
-        copy.head().await
+        let stat = copy.head().await;
+        stat.map_err(|e| copy.pod.explain(e))
     }
 
     /// `GET /v1/pods/{pod}/files`: the archive as it comes. One that breaks off ends with an error.
@@ -78,7 +80,7 @@ impl Core {
     ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
         let path = absolute(path)?;
         let mut copy = self.copying(reference, &["get", &path, &called(&path)?]).await?;
-        copy.head().await?;
+        copy.head().await.map_err(|e| copy.pod.explain(e))?;
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             if let Err(e) = copy.pass_on(&sender).await {
@@ -105,7 +107,7 @@ impl Core {
         if done.is_err() {
             let _ = copy.running.input.end().await;
         }
-        done
+        done.map_err(|e| copy.pod.explain(e))
     }
 
     async fn copying(&self, reference: &str, args: &[&str]) -> Result<Copying> {
@@ -120,8 +122,8 @@ impl Core {
                 .hint("wait until one of them is done")
         };
         let permit = Arc::clone(&pod.copies).try_acquire_owned().map_err(busy)?;
-        let running = open(&pod, args).await?;
-        Ok(Copying { running, name, _permit: permit })
+        let running = open(&pod, args).await.map_err(|e| pod.explain(e))?;
+        Ok(Copying { running, name, pod, _permit: permit })
     }
 }
 

@@ -127,6 +127,19 @@ impl Pod {
         shim.ok_or_else(|| wrong_state(&self.record(), "talk to its sandbox"))
     }
 
+    /// Why what was asked of its sandbox failed, in words that fit what has become of the pod meanwhile.
+    pub(super) fn explain(&self, e: Error) -> Error {
+        let record = self.record();
+        if e.code() != Code::Runtime || matches!(record.state, PodState::Running | PodState::Paused) {
+            return e;
+        }
+        if self.gone.load(Ordering::Relaxed) || record.state == PodState::Deleting {
+            let text = format!("no pod {}: it was removed meanwhile", record.spec.name);
+            return Error::new(Code::NotFound, text).hint("`torpor ps -a` lists them").because(e);
+        }
+        wrong_state(&record, "go on").because(e)
+    }
+
     /// Its terminals that somebody looks at.
     pub(super) fn terminals(&self) -> &Followed {
         &self.terminals

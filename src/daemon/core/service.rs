@@ -203,7 +203,8 @@ impl Core {
         let pod = self.find(reference)?;
         super::terminals::awake(&pod, "run a command in it")?;
         let _permit = pod.wait_stream_permit().await;
-        pod.shim()?.exec(&exec, request.stdin.unwrap_or_default().into_bytes(), timeout).await
+        let stdin = request.stdin.unwrap_or_default().into_bytes();
+        pod.shim()?.exec(&exec, stdin, timeout).await.map_err(|e| pod.explain(e))
     }
 
     /// `GET /v1/pods/{pod}/logs`.

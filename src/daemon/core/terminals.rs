@@ -132,7 +132,7 @@ impl Core {
     pub async fn list_terminals(&self, reference: &str) -> Result<Vec<api::Terminal>> {
         let pod = self.find(reference)?;
         awake(&pod, "list its terminals")?;
-        let all = pod.shim()?.terminals().await?;
+        let all = pod.shim()?.terminals().await.map_err(|e| pod.explain(e))?;
         let followed = pod.terminals().lock().await;
         Ok(all.iter().map(|t| show(t, followed.get(&t.id).map_or(0, |s| s.viewers()))).collect())
     }
@@ -160,7 +160,7 @@ impl Core {
             return Err(Error::invalid("the terminal main is that of the pod's own command").hint("take another id"));
         }
         let open = OpenTerminal { id: id.clone(), create, only_new: true, quiet: true, ..OpenTerminal::default() };
-        pod.shim()?.open(&StreamAsk::Terminal(open)).await?;
+        pod.shim()?.open(&StreamAsk::Terminal(open)).await.map_err(|e| pod.explain(e))?;
         self.inspect_terminal(reference, &id).await
     }
 
@@ -176,7 +176,7 @@ impl Core {
             );
         }
         let pod = self.find(reference)?;
-        let ended = pod.shim()?.remove_terminal(id).await?;
+        let ended = pod.shim()?.remove_terminal(id).await.map_err(|e| pod.explain(e))?;
         Ok(api::Terminal { exit_code: ended.map(|e| e.exit_code()), ..terminal })
     }
 
