@@ -84,6 +84,9 @@ pub struct ExecStart {
     /// Whether it runs on a terminal: all its output is standard output then, and it can be joined by others.
     #[serde(default)]
     pub tty: bool,
+    /// Whether it is left to itself once it runs: torpord closes the socket after `opened`, or says why it can't be run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
     /// Columns of the terminal. Default 80.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cols: Option<u16>,

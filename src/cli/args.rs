@@ -8,6 +8,7 @@ use super::attach::{Attach, Terminals};
 use super::cp::Cp;
 use super::events::Events;
 use super::health::Health;
+use super::keys::LeaveKeys;
 use super::port::Port;
 use super::prune::ImagePrune;
 use super::secret::{Again, Secrets};
@@ -223,6 +224,9 @@ pub(super) struct Run {
     /// Run it on a terminal; ctrl-p ctrl-q leaves it
     #[arg(short, long)]
     pub(super) tty: bool,
+    /// Keys that leave it
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(super) detach_keys: LeaveKeys,
     /// The pod's name
     #[arg(long)]
     pub(super) name: Option<String>,
@@ -291,6 +295,12 @@ pub(super) struct Run {
 
 #[derive(Debug, Args)]
 pub(super) struct Exec {
+    /// Don't wait, once it runs; with -t print its terminal
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// Keys that leave its terminal
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(super) detach_keys: LeaveKeys,
     /// A variable; without a value that of the caller
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(super) env: Vec<String>,

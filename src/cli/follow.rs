@@ -6,8 +6,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::keys::{LeaveKeys, Watch};
 use super::output::{self, Failure};
-use super::terminal::{self, LeaveKeys, Raw};
+use super::terminal::{self, Raw};
 use crate::api::client::{Client, ClientError};
 use crate::api::socket::{Frame, Receiver, Sender, Socket};
 use crate::api::terminal::{SocketAsks, SocketSays};
@@ -31,6 +32,8 @@ pub(super) struct Follow<'a> {
     pub(super) signals: bool,
     /// Whether output and input have the number of their stream before them.
     pub(super) numbered: bool,
+    /// What leaves it.
+    pub(super) keys: LeaveKeys,
 }
 
 /// How it came to an end.
@@ -62,7 +65,7 @@ enum Deed {
 /// The caller, for as long as it is followed.
 struct Caller {
     deeds: mpsc::Receiver<Deed>,
-    keys: LeaveKeys,
+    keys: Watch,
     /// Whether the caller's terminal is a program's.
     raw: bool,
     /// Whether it was interrupted once: the second time it is left.
@@ -98,7 +101,8 @@ impl Follow<'_> {
     }
 
     async fn pass(&self, mut socket: Socket, raw: bool) -> Result<Ended, Failure> {
-        let mut caller = Caller { deeds: self.deeds(), keys: LeaveKeys::default(), raw, interrupted: false };
+        let keys = Watch::new(self.keys.clone());
+        let mut caller = Caller { deeds: self.deeds(), keys, raw, interrupted: false };
         let mut place = Place::default();
         let mut numbered = self.numbered;
         loop {

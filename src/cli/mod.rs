@@ -9,6 +9,7 @@ mod dial;
 mod events;
 mod follow;
 mod health;
+mod keys;
 mod output;
 mod port;
 mod prune;

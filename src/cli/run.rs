@@ -130,7 +130,7 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
     attach::require_terminal(run.interactive, run.tty)?;
     let pod = client.create_pod(&request(run, true)?).await?;
     if run.interactive || run.tty {
-        match attach::to_command(client, &pod.id, run.interactive, run.tty).await {
+        match attach::to_command(client, &pod.id, run.interactive, run.tty, run.detach_keys.clone()).await {
             Ok(Ended::Exit(_)) => {
                 let ended = client.wait(&pod.id).await?;
                 return done(client, run, &pod.id, &ended).await;

@@ -6,11 +6,6 @@ use std::os::fd::AsFd;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 
-/// ctrl-p, which begins the keys that leave a program.
-const FIRST: u8 = 0x10;
-/// ctrl-q, which ends them.
-const SECOND: u8 = 0x11;
-
 /// The terminal on standard input without its own editing and keys, until this is dropped.
 pub(super) struct Raw(Option<Termios>);
 
@@ -68,48 +63,4 @@ pub(super) fn input() -> mpsc::Receiver<Vec<u8>> {
         }
     });
     receiver
-}
-
-/// Looks for the keys that leave a program.
-#[derive(Debug, Default)]
-pub(super) struct LeaveKeys {
-    begun: bool,
-}
-
-impl LeaveKeys {
-    /// What of these bytes is for the program, and whether it is to be left. The first key waits for the one after it.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
-        let mut passed = Vec::with_capacity(bytes.len() + 1);
-        for byte in bytes {
-            match (self.begun, *byte) {
-                (true, SECOND) => return (passed, true),
-                (false, FIRST) => self.begun = true,
-                (true, FIRST) => passed.push(FIRST),
-                (begun, other) => {
-                    if begun {
-                        passed.push(FIRST);
-                        self.begun = false;
-                    }
-                    passed.push(other);
-                }
-            }
-        }
-        (passed, false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_keys_that_leave_are_found_and_all_else_passes() {
-        let mut keys = LeaveKeys::default();
-        assert_eq!(keys.take(b"ab\x11c"), (b"ab\x11c".to_vec(), false));
-        assert_eq!(keys.take(b"a\x10"), (b"a".to_vec(), false));
-        assert_eq!(keys.take(b"b"), (b"\x10b".to_vec(), false));
-        assert_eq!(keys.take(b"\x10\x10"), (b"\x10".to_vec(), false));
-        assert_eq!(keys.take(b"\x11rest"), (Vec::new(), true));
-        assert_eq!(LeaveKeys::default().take(b"x\x10\x11y"), (b"x".to_vec(), true));
-    }
 }

@@ -18,6 +18,7 @@ use self::settings::{Port, Profile};
 pub(super) use self::wanted::Made;
 use self::wanted::{MADE, Wanted};
 use super::follow::Follow;
+use super::keys::LeaveKeys;
 use super::output::{self, Failure};
 use super::run::variables;
 use super::secret::{self, Secrets};
@@ -247,7 +248,8 @@ async fn enter(client: &Client, pod: &Pod, command: &[String]) -> Result<u8, Fai
         ..ExecStart::default()
     };
     let socket = client.exec_socket(&pod.id, &start).await?;
-    let follow = Follow { client, pod: &pod.id, stdin: true, tty, signals: true, numbered: true };
+    let follow =
+        Follow { client, pod: &pod.id, stdin: true, tty, signals: true, numbered: true, keys: LeaveKeys::default() };
     Ok(follow.run(socket).await?.code())
 }
 

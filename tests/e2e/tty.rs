@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -122,6 +122,41 @@ fn piped(d: &Daemon, args: &[&str], input: &[u8]) -> (Option<i32>, Vec<u8>, Stri
     let o = child.wait_with_output().unwrap();
     feed.join().unwrap();
     (o.status.code(), o.stdout, String::from_utf8_lossy(&o.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_are_left_alone() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    d.client.create_pod(&script("t", "exec sleep 100000")).await.unwrap();
+    // Nobody waits for it, and it goes on.
+    let line = "while [ ! -e /go ]; do sleep 0.05; done; cat >/input; echo said; echo done >/done";
+    let begun = Instant::now();
+    assert_eq!(piped(&d, &["exec", "-di", "t", "sh", "-c", line], b"x"), (Some(0), vec![], String::new()));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let done = d.exec("t", "touch /go; while [ ! -e /done ]; do sleep 0.05; done; wc -c </input").await;
+    assert_eq!(done.stdout.trim(), "0", "it has no input");
+    assert_eq!(piped(&d, &["exec", "-d", "t", "nosuch"], b"").0, Some(127));
+    assert_eq!(piped(&d, &["exec", "-d", "nosuch", "true"], b"").0, Some(125));
+    // On a terminal, which can be looked at later, and left by other keys.
+    let (code, out, err) = piped(&d, &["exec", "-dt", "t", "sh"], b"");
+    let id = String::from_utf8(out).unwrap().trim().to_owned();
+    assert!(code == Some(0) && d.client.inspect_terminal("t", &id).await.is_ok(), "{id:?} {err}");
+    let mut s = screen(&d, &["attach", "--terminal", &id, "--detach-keys", "ctrl-a,d", "t"]);
+    s.type_in("who=ann; echo a-$((1+1))\r");
+    s.shows("a-2");
+    s.type_in("\x10\x11\x01d");
+    assert_eq!(s.ends(), 0);
+    assert_eq!(d.client.inspect_terminal("t", &id).await.unwrap().exit_code, None);
+    let mut s = screen(&d, &["exec", "-it", "--detach-keys=~", "t", "sh"]);
+    s.shows("# ");
+    s.type_in("~");
+    assert_eq!(s.ends(), 0);
+    let (code, _, err) = piped(&d, &["exec", "-it", "--detach-keys=nosuch", "t", "sh"], b"");
+    assert!(code == Some(2) && err.contains("is no key"), "{code:?} {err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

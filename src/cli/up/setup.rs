@@ -11,6 +11,7 @@ use crate::api::terminal::ExecStart;
 use crate::api::types::{ExecPod, Pod, SecretValue, StartPod, WakePod};
 use crate::cli::commands::with_bar;
 use crate::cli::follow::Follow;
+use crate::cli::keys::LeaveKeys;
 use crate::cli::output::Failure;
 
 /// As often a pod is looked at again, while others put it to sleep or stop it.
@@ -121,7 +122,15 @@ pub(super) async fn bootstrap(client: &Client, pod: &Pod, command: Option<&str>)
         // What it says is for people: standard output has what the caller asked for.
         let start = ExecStart { command: sh("exec sh -c \"$1\" 1>&2", &["sh", command]), ..ExecStart::default() };
         let socket = client.exec_socket(&pod.id, &start).await?;
-        let follow = Follow { client, pod: &pod.id, stdin: false, tty: false, signals: true, numbered: true };
+        let follow = Follow {
+            client,
+            pod: &pod.id,
+            stdin: false,
+            tty: false,
+            signals: true,
+            numbered: true,
+            keys: LeaveKeys::default(),
+        };
         let code = follow.run(socket).await?.code();
         if code != 0 {
             eprintln!("torpor: the bootstrap failed with exit code {code}: the next `torpor up` tries it again");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::pod::{Pod, wrong_state};
+use super::pod::Pod;
 use super::terminals::{self, Join, Joined};
 use super::{Core, admit};
 use crate::api::terminal as api;
@@ -29,6 +29,17 @@ impl Followed {
         (&mut self.stream.reader, &mut self.stream.writer)
     }
 
+    /// Waits until it was started, or says why it could not be: init does what it is asked in order, and what it says of it is
+    /// there once it has answered what it was asked later.
+    async fn begun(&mut self) -> Result<()> {
+        self.pod.shim()?.terminals().await?;
+        tokio::select! {
+            biased;
+            said = self.stream.reader.next() => said.map(drop),
+            () = std::future::ready(()) => Ok(()),
+        }
+    }
+
     /// Why its stream broke, in words that fit what has become of the pod.
     pub fn explain(&self, e: Error) -> Error {
         let record = self.pod.record();
@@ -36,7 +47,7 @@ impl Followed {
             return Error::new(Code::WrongState, format!("pod {} was put to sleep", record.spec.name))
                 .hint("the program goes on when it wakes, without this connection; what runs on a terminal can be joined again");
         }
-        if record.state == PodState::Running { e } else { wrong_state(&record, "go on").because(e) }
+        self.pod.explain(e)
     }
 }
 
@@ -81,7 +92,11 @@ impl Core {
             let join = Join { create: Some(create), ..Join::default() };
             return Ok(Attached::Terminal(self.join(&pod, join).await?));
         }
-        self.follow(pod, StreamAsk::Exec { exec, timeout_ms }).await
+        let mut attached = self.follow(Arc::clone(&pod), StreamAsk::Exec { exec, timeout_ms }).await?;
+        if let (true, Attached::Program(followed)) = (start.detach, &mut attached) {
+            followed.begun().await.map_err(|e| pod.explain(e))?;
+        }
+        Ok(attached)
     }
 
     /// `GET /v1/pods/{pod}/attach`: follows the pod's command.
@@ -110,7 +125,7 @@ impl Core {
     pub async fn top(&self, reference: &str) -> Result<api::Top> {
         let pod = self.find(reference)?;
         terminals::awake(&pod, "list its processes")?;
-        let processes = pod.shim()?.processes().await?;
+        let processes = pod.shim()?.processes().await.map_err(|e| pod.explain(e))?;
         Ok(api::Top { processes: processes.into_iter().map(show).collect() })
     }
 }

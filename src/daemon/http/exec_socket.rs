@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, Path, Query};
+use super::answer::{Answer, Object, Path, Query};
 use super::web_socket::{Framing, Over, Sender, Upgrade, asks, input, numbered, pings, restarting, show, split};
 use crate::api::problem::Problem;
 use crate::api::terminal::{ExecStart, SocketAsks, SocketSays};
@@ -59,7 +59,8 @@ pub(super) async fn exec(State(core): Cored, Path(pod): Path<String>, Upgrade(up
             () = core.shutdown().cancelled() => Err(restarting()),
         };
         match begun {
-            Ok((attached, stdin)) => run(socket, attached, stdin, core.shutdown()).await,
+            Ok((attached, start)) if start.detach => left_alone(socket, &attached).await,
+            Ok((attached, start)) => run(socket, attached, start.stdin, core.shutdown()).await,
             Err(over) => {
                 let (sender, stream) = split(socket);
                 sender.finish(stream, Err(over)).await;
@@ -68,7 +69,7 @@ pub(super) async fn exec(State(core): Cored, Path(pod): Path<String>, Upgrade(up
     }))
 }
 
-async fn begin(core: &Core, pod: &str, socket: &mut WebSocket) -> std::result::Result<(Attached, bool), Over> {
+async fn begin(core: &Core, pod: &str, socket: &mut WebSocket) -> std::result::Result<(Attached, ExecStart), Over> {
     let first = async {
         loop {
             match socket.recv().await {
@@ -81,12 +82,29 @@ async fn begin(core: &Core, pod: &str, socket: &mut WebSocket) -> std::result::R
     let late = |_| Error::invalid(format!("nothing was said for {} s", BEGIN.as_secs())).hint("say what is to be run");
     let start: ExecStart = match tokio::time::timeout(BEGIN, first).await.map_err(late)? {
         None | Some(Message::Close(_)) => return Err(Over::Gone),
-        Some(Message::Text(text)) => serde_json::from_str(text.as_str())
+        Some(Message::Text(text)) => serde_json::from_str::<Object<ExecStart>>(text.as_str())
+            .map(|Object(start)| start)
             .map_err(|e| Error::invalid(format!("the first text frame says what is to be run: {e}")))?,
         Some(_) => return Err(Error::invalid("the first frame is a text frame that says what is to be run").into()),
     };
-    let stdin = start.stdin;
-    Ok((core.exec_stream(pod, start).await?, stdin))
+    Ok((core.exec_stream(pod, start.clone()).await?, start))
+}
+
+/// Says that it runs, and lets it.
+async fn left_alone(socket: WebSocket, attached: &Attached) {
+    let (mut sender, stream) = split(socket);
+    let opened = match attached {
+        Attached::Program(_) => SocketSays::Opened { terminal: None, created: true, cols: 0, rows: 0, start: 0 },
+        Attached::Terminal(joined) => SocketSays::Opened {
+            terminal: Some(joined.viewer.id().to_owned()),
+            created: joined.created,
+            cols: joined.viewer.size().cols,
+            rows: joined.viewer.size().rows,
+            start: joined.viewer.start(),
+        },
+    };
+    let said = sender.say(&opened).await;
+    sender.finish(stream, said).await;
 }
 
 /// How a pod's command is followed.
