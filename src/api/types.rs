@@ -563,6 +563,9 @@ pub struct ImageConfig {
     pub user: String,
     /// Stop signal.
     pub stop_signal: String,
+    /// Its health check, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
 }
 
 /// A directory of the host to import.

@@ -6,6 +6,8 @@ use futures::StreamExt;
 use torpor::api::health::{HealthSpec, HealthState};
 use torpor::api::types::{CreatePod, HttpCheck};
 
+use sha2::Digest;
+
 use crate::daemon::{self, Daemon, code, counter, script};
 
 fn command(line: &str) -> HealthSpec {
@@ -92,6 +94,45 @@ async fn a_pod_s_health_is_seen_told_and_kept() {
     while d.exec("web", "ps | grep -c '[l]ooking'").await.stdout.trim().parse::<u32>().unwrap() > 1 {
         assert!(Instant::now() < end);
     }
+}
+
+/// As `docker save` writes it.
+fn saved(config: &serde_json::Value, layer: &[u8]) -> Vec<u8> {
+    let digest: String = sha2::Sha256::digest(layer).iter().map(|b| format!("{b:02x}")).collect();
+    let rootfs = serde_json::json!({"type": "layers", "diff_ids": [format!("sha256:{digest}")]});
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": config, "rootfs": rootfs});
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["own:1"], "Layers": ["layer.tar"]}]);
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in [
+        ("manifest.json", manifest.to_string().as_bytes()),
+        ("config.json", config.to_string().as_bytes()),
+        ("layer.tar", layer),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_s_own_check_is_shown_and_made() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    let check = serde_json::json!({"Test": ["CMD-SHELL", "echo fine"], "Interval": 200_000_000_u64, "Retries": 7});
+    let bytes = saved(&serde_json::json!({"Healthcheck": check}), &std::fs::read(daemon::image()).unwrap());
+    let stream = futures::stream::iter([Ok(bytes::Bytes::from(bytes))]);
+    let image = d.client.import("test", None, stream, &mut |_| ()).await.unwrap();
+    let shown = d.client.inspect_image("test").await.unwrap().config.health.unwrap();
+    assert_eq!(Some(&shown), image.config.health.as_ref());
+    assert_eq!((shown.interval_ms, shown.retries, shown.http.is_none()), (Some(200), Some(7), true));
+    assert!(shown.command.unwrap().contains(&"echo fine".to_owned()));
+    d.client.create_pod(&script("web", "sleep 100000")).await.unwrap();
+    let well = until(&d, "web", |h| h.status == "healthy").await;
+    assert_eq!(well.results.last().unwrap().output, "fine\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

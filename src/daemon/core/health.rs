@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::Core;
 use super::pod::Pod;
 use crate::api::health::{self as api, HealthSpec};
+use crate::api::types::HttpCheck;
 use crate::channel::Exec;
 use crate::channel::files::PROGRAM;
 use crate::host::files;
@@ -50,6 +51,23 @@ pub(super) fn wanted(asked: Option<&HealthSpec>, image: Option<&HealthCheck>) ->
         start_period_ms: asked.start_period_ms.or(base.map(|b| b.start_period_ms)).unwrap_or(0),
         ask,
     }))
+}
+
+/// A check as it would be asked for.
+pub(super) fn spec(check: &HealthCheck) -> HealthSpec {
+    let (command, http) = match &check.ask {
+        HealthAsk::Command(command) => (Some(command.clone()), None),
+        HealthAsk::Http { port, path } => (None, Some(HttpCheck { port: *port, path: Some(path.clone()) })),
+    };
+    HealthSpec {
+        disable: false,
+        command,
+        http,
+        interval_ms: Some(check.interval_ms),
+        timeout_ms: Some(check.timeout_ms),
+        retries: Some(check.retries),
+        start_period_ms: Some(check.start_period_ms),
+    }
 }
 
 /// As the API shows it.
@@ -211,7 +229,12 @@ mod tests {
         let other = HealthSpec { command: Some(vec!["x".into()]), ..none.clone() };
         let made = wanted(Some(&other), Some(&image)).unwrap().unwrap();
         assert_eq!((made.interval_ms, made.retries, made.start_period_ms), (30_000, 3, 0));
-        let http = crate::api::types::HttpCheck { port: 80, path: None };
+        // What is shown of one can be asked for.
+        let of_http = HealthCheck { ask: HealthAsk::Http { port: 80, path: "/x".into() }, ..image.clone() };
+        for check in [&image, &of_http] {
+            assert_eq!(wanted(Some(&spec(check)), None).unwrap().as_ref(), Some(check));
+        }
+        let http = HttpCheck { port: 80, path: None };
         let both = HealthSpec { http: Some(http), ..other };
         for (asked, image) in [(&both, None), (&slower, None), (&HealthSpec { disable: true, ..slower.clone() }, None)]
         {

@@ -75,6 +75,7 @@ pub(super) fn image(i: &ImageRecord) -> types::Image {
             working_dir: i.config.working_dir.clone(),
             user: i.config.user.clone(),
             stop_signal: i.config.stop_signal.clone(),
+            health: i.config.healthcheck.as_ref().map(super::health::spec),
         },
         created_at: i.created_at.to_string(),
     }
