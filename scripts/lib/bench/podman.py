@@ -29,7 +29,7 @@ class Podman:
     def __init__(self, runsc, image):
         self.program = shutil.which("podman")
         if self.program is None:
-            raise SystemExit("L2 needs podman: scripts/setup --bench-tools")
+            raise SystemExit("podman is needed: scripts/setup --bench-tools")
         self.strays = [path for path in STRAYS if not os.path.exists(path)]
         self.groups = cgroups()
         self.rules = {table: saved(table) for table in TABLES}
@@ -65,6 +65,9 @@ class Podman:
         """The static server, its port 80 forwarded."""
         self.do("run", "-d", "--name", name, "--network", "bench", "-p", f"{port}:80", "-m", "2g", "--cpus", "2", "bench",
                 "httpd", "-f", "-p", "80", "-h", "/www")
+
+    def create(self, name):
+        self.do("create", "--name", name, "--network", "none", "bench", "true")
 
     def remove(self, name):
         self.do("rm", "-f", "-t", "0", name)

@@ -1,19 +1,15 @@
 """What is measured: one function for each row. All times end at the first right HTTP byte, or when the object can be read and
 the process is gone."""
-import json
 import os
-import re
-import selectors
 import shutil
 import socket
 import subprocess
-import threading
 import time
 
-from harness import Row, interleave, milliseconds, note
+import api
+from harness import Row, interleave, milliseconds
 from podman import Podman
 from torpord import Torpord
-from websocket import WebSocket
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -237,140 +233,6 @@ class Bench:
                 daemon.close()
         return row
 
-    def exec_of_true(self, name, what, times, once):
-        """`once` runs `true` in a pod and gives the milliseconds that it took."""
-        pod = self.pod()
-        raw = self.raw_holding(1)
-
-        def theirs():
-            begun = time.monotonic()
-            self.raw.do(raw, "exec", raw, "true")
-            return milliseconds(begun)
-
-        row = interleave(Row(name, 0.3, what), lambda: once(pod["id"]), theirs, times * 3)
-        self.daemon.remove(pod["id"])
-        self.raw.delete(raw)
-        return row
-
-    def a3(self, times):
-        def once(pod):
-            begun = time.monotonic()
-            self.daemon.call("POST", f"/v1/pods/{pod}/exec", {"command": ["true"]})
-            return milliseconds(begun)
-
-        return self.exec_of_true("A3", "exec of true, against runsc exec", times, once)
-
-    def a3_socket(self, times):
-        """The same by WebSocket, each on a connection of its own, from before it is opened to the exit code."""
-        def once(pod):
-            begun = time.monotonic()
-            exec = WebSocket(self.daemon.socket, f"/v1/pods/{pod}/exec")
-            exec.say({"command": ["true"]})
-            last = None
-            while True:
-                kind, data = exec.next()
-                if kind == 8:
-                    break
-                last = data
-            took = milliseconds(begun)
-            exec.close()
-            assert json.loads(last) == {"type": "exit", "exitCode": 0, "timedOut": False}, last
-            return took
-
-        return self.exec_of_true("A3w", "exec of true by WebSocket, against runsc exec", times, once)
-
-    def v1(self, _times):
-        """200 viewers of one terminal that says 2 MB, and one more that reads nothing: every byte arrives, and memory stays."""
-        row = Row("V1", 1.5, "memory of torpord (KiB): 200 viewers have been shown 2 MB of a terminal, against one")
-        wanted = b"".join(b"%d\r\n" % n for n in range(1, 300001))
-        script = "/terminal?id=v&command=sh&command=-c&command=stty+-echo;+echo+ready;+read+x;+seq+1+300000"
-
-        def shown(viewers):
-            pod = self.pod()
-            url = f"/v1/pods/{pod['id']}"
-            viewers = [WebSocket(self.daemon.socket, url + script) for _ in range(viewers)]
-            idle = WebSocket(self.daemon.socket, url + "/terminal?id=v")
-
-            def read(viewer, had):
-                while True:
-                    kind, data = viewer.next()
-                    if kind == 2:
-                        had += data
-                    elif kind == 8:
-                        return
-                    else:
-                        assert b"missed" not in data, data
-
-            hads = [bytearray() for _ in viewers]
-            threads = [threading.Thread(target=read, args=pair) for pair in zip(viewers, hads)]
-            for t in threads:
-                t.start()
-            while any(b"ready" not in had for had in hads):
-                time.sleep(0.01)
-            viewers[0].send(b"\n")
-            for t in threads:
-                t.join()
-            assert all(had.endswith(wanted) for had in hads), "a viewer misses something"
-            memory = self.daemon.memory()
-            for viewer in [*viewers, idle]:
-                viewer.close()
-            self.daemon.remove(pod["id"])
-            return memory
-
-        row.theirs.append(shown(1))
-        row.ours.append(shown(200))
-        return row
-
-    def v2(self, times):
-        """500 viewers of one pod's log as server-sent events, 50 of which take nothing, against one alone: until all that
-        read have all lines. The memory that the daemon takes for them is noted."""
-        lines, viewers, stalled = 2000, 500, 50
-        script = f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i; done; sleep 100000"
-        pod = self.pod(command=("sh", "-c", script))
-
-        def view():
-            connection = self.daemon.connect()
-            request = f"GET /v1/pods/{pod['id']}/logs HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n"
-            connection.sendall(request.encode())
-            connection.setblocking(False)
-            return connection
-
-        def until_all(connections):
-            wanted = [f'"line":"line {n + 1}"'.encode() for n in range(lines)]
-            texts = {c: bytearray() for c in connections}
-            poller = selectors.DefaultSelector()
-            for c in connections:
-                poller.register(c, selectors.EVENT_READ)
-            while texts:
-                for key, _ in poller.select(60):
-                    text = texts[key.fileobj]
-                    chunk = key.fileobj.recv(1 << 20)
-                    assert chunk, "the stream ended"
-                    text += chunk
-                    if wanted[-1] in chunk or wanted[-1] in text[-200:]:
-                        found = re.findall(rb'"line":"line \d+"', text)
-                        assert found == wanted, f"{len(found)} lines"
-                        poller.unregister(key.fileobj)
-                        del texts[key.fileobj]
-
-        def timed(count, idle):
-            begun = time.monotonic()
-            held = [view() for _ in range(idle)]
-            connections = [view() for _ in range(count)]
-            until_all(connections)
-            took = milliseconds(begun)
-            for c in held + connections:
-                c.close()
-            return took / count
-
-        timed(1, 0)
-        before = self.daemon.peak_memory()
-        row = interleave(Row("V2", 1.5, "all lines to each of 500 viewers, 50 more stall, against one viewer (ms a viewer)"),
-                         lambda: timed(viewers, stalled), lambda: timed(1, 0), times)
-        note(f"V2: the daemon's memory grew by {(self.daemon.peak_memory() - before) // 1024} MiB for {viewers + stalled} viewers")
-        self.daemon.remove(pod["id"])
-        return row
-
     def n1(self, _times):
         """Measured inside the driver: there is no call that makes a network alone."""
         row = Row("N1", 0.2, "a pod's network and forward, against nine ip and iptables commands")
@@ -382,4 +244,4 @@ class Bench:
 
 
 ROWS = {"L1": (Bench.l1, 15), "L2": (Bench.l2, 15), "L5": (Bench.l5, 11), "L6": (Bench.l6, 7), "L7": (Bench.l7, 7), "L12": (Bench.l12, 1),
-        "N1": (Bench.n1, 15), "A3": (Bench.a3, 15), "A3w": (Bench.a3_socket, 15), "V1": (Bench.v1, 1), "V2": (Bench.v2, 5)}
+        "N1": (Bench.n1, 15), **api.ROWS}

@@ -21,6 +21,37 @@ class Unix(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+class Kept:
+    """One connection on which one GET follows the other, as API clients have it; the client's own share is small."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60)
+        self.socket.connect(path)
+
+    def get(self, path):
+        self.socket.sendall(f"GET {path} HTTP/1.1\r\nhost: torpor\r\n\r\n".encode())
+        data = bytearray()
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += self.more()
+        head = bytes(data[:end]).lower()
+        if not head.startswith(b"http/1.1 200"):
+            raise SystemExit(f"GET {path}: {head.decode()}")
+        size = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        while len(data) < end + 4 + size:
+            data += self.more()
+        return bytes(data[end + 4:])
+
+    def more(self):
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise EOFError
+        return data
+
+    def close(self):
+        self.socket.close()
+
+
 class Torpord:
     """`number` keeps the addresses and ports of several apart."""
 
