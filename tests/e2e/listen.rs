@@ -12,7 +12,7 @@ use torpor::api::types::{CreatePod, CreateToken, ExecPod, NewToken, RotateToken,
 use crate::daemon::{self, Daemon, Options, code, script};
 
 /// A port that is free now.
-fn free() -> u16 {
+pub(crate) fn free() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -21,17 +21,17 @@ fn local(port: u16) -> SocketAddr {
 }
 
 /// A torpord with a listener at that port; more of its configuration.
-fn with(port: u16, listen: &str, more: &str) -> Daemon {
+pub(crate) fn with(port: u16, listen: &str, more: &str) -> Daemon {
     let config = format!("{more}\n[[listen]]\naddress = '127.0.0.1:{port}'\n{listen}\n");
     Daemon::with(Options { config, ..Options::default() })
 }
 
-async fn token(d: &Daemon, scope: &str, pod: Option<&str>) -> String {
+pub(crate) async fn token(d: &Daemon, scope: &str, pod: Option<&str>) -> String {
     let request = CreateToken { scope: scope.into(), pod: pod.map(str::to_owned), ..CreateToken::default() };
     d.client.create_token(&request).await.unwrap().secret
 }
 
-fn bearer(port: u16, token: &str) -> Client {
+pub(crate) fn bearer(port: u16, token: &str) -> Client {
     Client::new(&format!("tcp://127.0.0.1:{port}")).unwrap().with_token(token).unwrap()
 }
 

@@ -5,6 +5,7 @@ mod badinput;
 mod capacity;
 mod cli;
 mod concurrency;
+mod cut;
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod daemon;
 #[path = "../support/dice.rs"]
