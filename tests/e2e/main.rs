@@ -11,6 +11,7 @@ mod daemon;
 #[path = "../support/dice.rs"]
 mod dice;
 mod disk;
+mod endpoints;
 mod events;
 #[path = "../support/exposition.rs"]
 mod exposition;
@@ -37,6 +38,7 @@ mod sleep;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;
+mod target;
 mod terminals;
 mod tls;
 mod tty;

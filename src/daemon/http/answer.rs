@@ -1,11 +1,16 @@
 //! Errors as answers, and requests that are refused as errors.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::api::problem::{MEDIA_TYPE, Problem};
 use crate::model::token::Caller;
@@ -84,14 +89,33 @@ pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     Refused(Error::internal("a fault of torpord's own; its log says more")).into_response()
 }
 
+/// What is written as a JSON object. A list is none, though it could stand for the fields in their order.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Object)
+    }
+}
+
 /// A JSON body; nothing at all stands for the default where there is one.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refused;
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        match axum::Json::<T>::from_request(request, state).await {
-            Ok(axum::Json(value)) => Ok(Body(value)),
+        match axum::Json::<Object<T>>::from_request(request, state).await {
+            Ok(axum::Json(Object(value))) => Ok(Body(value)),
             Err(e) => Err(refusal(&e)),
         }
     }
@@ -120,6 +144,18 @@ fn refusal(e: &JsonRejection) -> Refused {
     };
     let error = Error::new(code, e.body_text());
     Refused(if code == Code::UnsupportedMediaType { error.hint("send content-type: application/json") } else { error })
+}
+
+/// Why a body of at most so many bytes could not be read.
+pub(super) fn unread(e: &axum::Error, most: usize) -> Error {
+    let mut cause: Option<&dyn std::error::Error> = Some(e);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Error::new(Code::TooLarge, format!("the body is larger than {most} bytes"));
+        }
+        cause = error.source();
+    }
+    Error::invalid("the body broke off, or came too slowly")
 }
 
 /// Query parameters.
@@ -159,6 +195,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_objects_are_bodies() {
+        #[derive(Debug, Default, PartialEq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Wanted {
+            a: u8,
+        }
+        let read = |text: &str| serde_json::from_str::<Object<Wanted>>(text).map(|o| o.0.a).map_err(|e| e.to_string());
+        assert_eq!((read("{}"), read(r#"{"a":7}"#)), (Ok(0), Ok(7)));
+        for bad in ["[]", "[7]", "7", "null", "\"x\"", r#"{"b":1}"#, r#"{"a":[]}"#] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(read("[7]").unwrap_err().contains("a JSON object"));
+    }
 
     #[test]
     fn every_code_has_a_status_that_http_knows() {

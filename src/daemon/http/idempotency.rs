@@ -19,7 +19,7 @@ use super::answer::{self, Refused};
 use crate::daemon::core::Core;
 use crate::daemon::core::idempotency::{Answer, Asked, Begun, Intent, Ticket};
 use crate::model::token::Caller;
-use crate::model::{Code, Error, Result};
+use crate::model::{Error, Result};
 
 /// The header.
 const KEY: &str = "idempotency-key";
@@ -96,7 +96,7 @@ async fn keyed(core: &Arc<Core>, most: usize, request: Request, next: Next) -> R
     let (bytes, body) = if streamed {
         (Bytes::new(), body)
     } else {
-        let bytes = to_bytes(body, most).await.map_err(|e| unread(&e, most))?;
+        let bytes = to_bytes(body, most).await.map_err(|e| answer::unread(&e, most))?;
         (bytes.clone(), Body::from(bytes))
     };
     // Another caller's keys are others.
@@ -127,17 +127,6 @@ async fn keyed(core: &Arc<Core>, most: usize, request: Request, next: Next) -> R
     });
     // The work ended without a word: a fault of ours.
     Ok(answer.await.unwrap_or_else(|_| answer::panicked(Box::new(()))))
-}
-
-fn unread(e: &axum::Error, most: usize) -> Error {
-    let mut cause: Option<&dyn std::error::Error> = Some(e);
-    while let Some(error) = cause {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return Error::new(Code::TooLarge, format!("the body is larger than {most} bytes"));
-        }
-        cause = error.source();
-    }
-    Error::invalid("the body broke off, or came too slowly")
 }
 
 #[derive(Clone, Copy)]

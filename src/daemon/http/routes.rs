@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    answer, events, exec_socket, files, idempotency, list, logs, metrics, pods, ports, scopes, stats, store, system,
-    terminal, tokens, traces, update, volumes,
+    answer, events, exec_socket, files, idempotency, list, logs, metrics, pods, ports, scopes, stats, store, stream,
+    system, terminal, tokens, traces, update, volumes,
 };
 use crate::daemon::core::Core;
 use crate::model::token::Caller;
@@ -125,6 +125,7 @@ pub(super) fn numbered(router: Router, counting: metrics::Counting) -> Router {
         .layer(CatchPanicLayer::custom(answer::panicked))
         .layer(middleware::from_fn(answer::number_requests))
         .layer(middleware::from_fn_with_state(Arc::new(counting), metrics::count))
+        .layer(middleware::from_fn(stream::read_to_end))
 }
 
 /// The routes. Who asks must have been said.

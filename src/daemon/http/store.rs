@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, Asked, MaybeBody, Path, Query, Refused};
+use super::answer::{self, Answer, Asked, MaybeBody, Object, Path, Query, Refused};
 use super::idempotency::MaybeIntent;
 use super::stream;
 use crate::api::problem::Problem;
@@ -19,9 +19,12 @@ use crate::api::types::{Image, ImportDirectory, Pod, RestoreSnapshot, Snapshot};
 use crate::daemon::core::Core;
 use crate::host::layers::ImportSource;
 use crate::model::token::Grant;
-use crate::model::{Attempt, Code, Error};
+use crate::model::{Code, Error};
 
 type Cored = State<Arc<Core>>;
+
+/// Bytes of a request that names a directory.
+const DIRECTORY: usize = 64 << 10;
 
 /// Lists the snapshots of the store, oldest first: those of other daemons that share it, too.
 #[utoipa::path(get, path = "/v1/snapshots", tag = "snapshots", operation_id = "listSnapshots",
@@ -118,9 +121,9 @@ pub(super) async fn import(
     }
     if json {
         let parsed = async {
-            let bytes =
-                axum::body::to_bytes(body, 64 << 10).await.attempt(Code::TooLarge, || "read the request".into())?;
-            serde_json::from_slice::<ImportDirectory>(&bytes).map_err(|e| Error::invalid(format!("the request: {e}")))
+            let bytes = axum::body::to_bytes(body, DIRECTORY).await.map_err(|e| answer::unread(&e, DIRECTORY))?;
+            let wanted = serde_json::from_slice::<Object<ImportDirectory>>(&bytes);
+            wanted.map(|Object(w)| w).map_err(|e| Error::invalid(format!("the request: {e}")))
         };
         let directory = match parsed.await {
             Ok(d) => d.directory,

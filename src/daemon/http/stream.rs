@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use serde::Serialize;
@@ -27,22 +29,37 @@ const REST: Duration = Duration::from_secs(30);
 
 /// A request's body. What was not read of it when it is dropped is read then: a connection that is closed before loses its
 /// answer, for a client that still sends does not get to see it.
-pub(super) struct ReadToEnd(Option<BodyDataStream>);
+pub(super) struct ReadToEnd {
+    body: Option<BodyDataStream>,
+    /// Whether the client sends: one that asked whether it should waits until somebody reads.
+    sent: bool,
+}
 
 impl ReadToEnd {
     pub(super) fn new(body: Body) -> Self {
-        ReadToEnd(Some(body.into_data_stream()))
+        ReadToEnd { body: Some(body.into_data_stream()), sent: true }
     }
+}
+
+/// Whatever is answered to it, a request is read to its end.
+pub(super) async fn read_to_end(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let sent = !request.headers().contains_key(header::EXPECT);
+    let kept = |body: Body| Body::from_stream(ReadToEnd { body: Some(body.into_data_stream()), sent });
+    next.run(request.map(kept)).await
 }
 
 impl Stream for ReadToEnd {
     type Item = std::result::Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        self.sent = true;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let next = std::task::ready!(body.poll_next_unpin(cx));
         if !matches!(next, Some(Ok(_))) {
-            self.0 = None;
+            self.body = None;
         }
         Poll::Ready(next)
     }
@@ -50,7 +67,9 @@ impl Stream for ReadToEnd {
 
 impl Drop for ReadToEnd {
     fn drop(&mut self) {
-        if let (Some(mut body), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+        if let (Some(mut body), true, Ok(runtime)) =
+            (self.body.take(), self.sent, tokio::runtime::Handle::try_current())
+        {
             runtime.spawn(tokio::time::timeout(REST, async move { while let Some(Ok(_)) = body.next().await {} }));
         }
     }
