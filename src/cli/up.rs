@@ -106,6 +106,13 @@ pub(super) fn own(text: impl Into<String>) -> Failure {
     Failure::Own(text.into())
 }
 
+/// A file of a stranger's directory: what is none, a pipe for one, is not waited for.
+fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("no file")) }
+}
+
 /// The pod of exactly that name.
 pub(super) async fn find(client: &Client, name: &str) -> Result<Option<Pod>, Failure> {
     match client.inspect(name).await {
@@ -224,10 +231,8 @@ async fn again(client: &Client, args: &Up, wanted: &Wanted<'_>, pod: Pod) -> Res
 }
 
 /// zsh if it is there, else bash, else sh.
-pub(super) const SHELL: &str = r#"for s in zsh bash; do
-    if p=$(command -v "$s" 2>/dev/null); then SHELL=$p; export SHELL; exec "$p"; fi
-done
-exec sh"#;
+pub(super) const SHELL: &str =
+    r#"for s in zsh bash; do p=$(command -v $s 2>/dev/null) && export SHELL="$p" && exec "$p"; done; exec sh"#;
 
 /// Variables of the caller's terminal that a program on it needs.
 fn of_terminal() -> std::collections::BTreeMap<String, String> {

@@ -24,11 +24,7 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Init, which is the program, too, that serves files and reaches ports in a pod.
 const INIT: &str = "/.torpor/init";
 /// A command line, run as sshd does: at home, by the shell that people get.
-const COMMAND: &str = r#"cd 2>/dev/null || cd /
-for s in zsh bash; do
-    if p=$(command -v "$s" 2>/dev/null); then SHELL=$p; export SHELL; exec "$p" -c "$1"; fi
-done
-exec sh -c "$1""#;
+const COMMAND: &str = r#"cd 2>/dev/null || cd /; for s in zsh bash; do p=$(command -v $s 2>/dev/null) && export SHELL="$p" && exec "$p" -c "$1"; done; exec sh -c "$1""#;
 /// For scp's older protocol, where the pod has no scp.
 const SCP: &str = r#"command -v scp >/dev/null 2>&1 || scp() { /.torpor/init scp "$@"; }
 "#;

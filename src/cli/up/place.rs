@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::own;
+use super::{open_file, own};
 use crate::cli::output::Failure;
 
 /// Bytes read of a file of git's.
@@ -27,7 +27,7 @@ fn text(path: PathBuf) -> Result<String, Failure> {
 fn line(path: &Path) -> Option<String> {
     use std::io::Read;
     let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
+    open_file(path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
     Some(text.trim_end().to_owned()).filter(|t| !t.contains('\n'))
 }
 
@@ -140,5 +140,8 @@ mod tests {
             std::fs::write(liar.join(".git"), format!("gitdir: {}\n", said.display())).unwrap();
             assert_eq!(Place::of(&liar, None).unwrap().repository, None, "{}", said.display());
         }
+        std::fs::remove_file(liar.join(".git")).unwrap();
+        nix::unistd::mkfifo(&liar.join(".git"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(Place::of(&liar, None).unwrap().repository, None);
     }
 }

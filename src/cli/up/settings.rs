@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{caller, own};
+use super::{caller, open_file, own};
 use crate::cli::output::Failure;
 
 /// The directory's file.
@@ -106,14 +106,13 @@ fn parse(path: &Path, text: &str, strange: bool) -> Result<File, Failure> {
 fn read(path: &Path, strange: bool) -> Result<File, Failure> {
     use std::io::Read;
     let mut text = String::new();
-    let file = match std::fs::File::open(path) {
+    let file = match open_file(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
         Err(e) => return Err(own(format!("{}: {e}", path.display()))),
     };
-    let regular = file.metadata().is_ok_and(|m| m.is_file() && m.len() <= MOST);
-    if !regular {
-        return Err(own(format!("{}: no file of settings: not a file, or larger than 1 MiB", path.display())));
+    if file.metadata().is_ok_and(|m| m.len() > MOST) {
+        return Err(own(format!("{}: no file of settings: it is larger than 1 MiB", path.display())));
     }
     file.take(MOST).read_to_string(&mut text).map_err(|e| own(format!("{}: {e}", path.display())))?;
     parse(path, &text, strange)
@@ -183,5 +182,8 @@ mod tests {
             }
         }
         assert!(parse(Path::new("x"), "[up]\nnosuch = 1", true).is_err());
+        let pipe = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&pipe.path().join("x"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read(&pipe.path().join("x"), true).is_err());
     }
 }
