@@ -327,3 +327,23 @@ async fn processes_are_listed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_pod_becomes_quiet_also_while_questions_are_under_way() {
+    if !is_root() {
+        return;
+    }
+    let pod = Pod::new().await;
+    pod.launch("exec sleep 1000").await;
+    for _ in 0..100 {
+        // Told before the quiet time, or after it.
+        let asked = tokio::spawn({
+            let shim = std::sync::Arc::clone(&pod.shim);
+            async move { shim.terminals().await }
+        });
+        tokio::task::yield_now().await;
+        pod.shim.quiesce().await.unwrap();
+        pod.shim.resume().await.unwrap();
+        assert!(asked.await.unwrap().unwrap().is_empty());
+    }
+}

@@ -157,8 +157,9 @@ impl Init {
         }
         self.on_timers();
         self.report_ended();
-        self.answer_quiesce();
+        // What is written here needs no acknowledgement, perhaps: then nothing would wake this loop to say that it is quiet.
         self.outbox.flush();
+        self.answer_quiesce();
         if self.finish && self.main_ended.is_some() {
             return self.main_ended;
         }
