@@ -95,6 +95,23 @@ impl Drop for OtherHost {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_leads_elsewhere_already_is_refused() {
+    if !support::root() {
+        return;
+    }
+    let (first, second) = (instance(77), instance(77));
+    first.network.ensure_router().await.unwrap();
+    let e = second.network.ensure_router().await.unwrap_err();
+    assert_eq!(e.code(), torpor::model::Code::InUse);
+    assert!(e.report().contains(&format!("tp-{}", first.tag)), "{}", e.report());
+    assert!(second.network.list().await.unwrap().is_empty() && !second.run.path().join("netns/router").exists());
+    first.network.ensure_router().await.unwrap(); // its own is not in its way
+    first.network.remove_all().await.unwrap();
+    second.network.ensure_router().await.unwrap();
+    second.network.remove_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pods_are_reached_by_their_forwards_and_reach_nobody_they_should_not() {
     if !support::root() {
         return;

@@ -108,6 +108,18 @@ pub fn uplink(tag: &InstanceTag) -> String {
     format!("tp-{tag}")
 }
 
+/// Whether a link is some instance's way to its router.
+pub fn is_uplink(name: &str) -> bool {
+    name.strip_prefix("tp-").is_some_and(|tag| tag.parse::<InstanceTag>().is_ok())
+}
+
+/// Whether a network that has a route already stands in the way of the pods' network. A wider one, such as that of a company,
+/// does not: ours is taken out of it. One of another instance does, whichever is wider.
+pub fn takes(pods: Ipv4Net, other: Ipv4Net, other_is_an_instance: bool) -> bool {
+    // The route of last resort leads everywhere.
+    other.prefix_len() > 0 && (pods.contains(&other) || (other_is_an_instance && other.contains(&pods)))
+}
+
 /// Name of the router's end of the link to the host.
 pub const ROUTER_UPLINK: &str = "up";
 
@@ -131,6 +143,15 @@ mod tests {
             }
             prop_assert!(taken.len() == n || u32::try_from(taken.len()).unwrap() == plan.capacity());
         }
+    }
+
+    #[test]
+    fn networks_that_are_taken() {
+        let takes = |other: &str, instance| takes("10.90.0.0/16".parse().unwrap(), other.parse().unwrap(), instance);
+        assert!(takes("10.90.0.0/16", false) && takes("10.90.7.0/24", false) && takes("10.90.0.0/31", true));
+        assert!(takes("10.88.0.0/14", true) && !takes("10.0.0.0/8", false) && !takes("0.0.0.0/0", true));
+        assert!(!takes("10.91.0.0/16", true));
+        assert!(is_uplink("tp-abcdef") && !is_uplink("tp-") && !is_uplink("tpabcdef") && !is_uplink("eth0"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use crate::model::{Attempt, Code, Error, Result};
@@ -137,6 +138,41 @@ impl Links {
         }
         exists_is_fine(self.handle.route().add(route.build()).execute().await)
             .attempt(Code::Internal, || format!("add a route by {gateway}"))
+    }
+
+    /// IPv4 routes of the main table but the default one, each with the link that it leads over.
+    pub(super) async fn routes(&self) -> Result<Vec<(Ipv4Net, Option<u32>)>> {
+        let asked = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let all: Vec<_> = self
+            .handle
+            .route()
+            .get(asked)
+            .execute()
+            .try_collect()
+            .await
+            .attempt(Code::Internal, || "list the host's routes".into())?;
+        let route = |message: rtnetlink::packet_route::route::RouteMessage| {
+            let length = message.header.destination_prefix_length;
+            let (mut to, mut over) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(a)) => to = Ipv4Net::new(*a, length).ok(),
+                    RouteAttribute::Oif(index) => over = Some(*index),
+                    _ => {}
+                }
+            }
+            (message.header.table == RouteHeader::RT_TABLE_MAIN).then_some((to?, over))
+        };
+        Ok(all.into_iter().filter_map(route).collect())
+    }
+
+    /// The name of a link.
+    pub(super) async fn name(&self, index: u32) -> Option<String> {
+        let link = self.handle.link().get().match_index(index).execute().try_next().await.ok()??;
+        link.attributes.into_iter().find_map(|a| match a {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// All IPv4 addresses at which the namespace takes packets: its own, and the first and the last of its networks, where

@@ -202,6 +202,28 @@ impl RealNetwork {
 }
 
 impl RealNetwork {
+    /// What leads elsewhere already would be led to our pods, or theirs to others.
+    async fn refuse_a_taken_network(&self) -> Result<()> {
+        let ours = self.config.addressing.cidr();
+        for (to, over) in self.host.routes().await? {
+            let name = match over {
+                Some(index) => self.host.name(index).await,
+                None => None,
+            };
+            let name = name.unwrap_or_else(|| "no link".into());
+            if network::takes(ours, to, network::is_uplink(&name)) {
+                return Err(Error::new(
+                    Code::InUse,
+                    format!("the pods' network {ours} overlaps {to}, which leads over {name}"),
+                )
+                .hint(
+                    "give another one by --pod-cidr or pod-cidr in torpor.toml; each torpord of a host needs its own",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The link from the router to the host, with addresses and routes at both ends. What is there already stays.
     async fn connect(&self, router: &Links) -> Result<()> {
         let a = self.config.addressing;
@@ -228,6 +250,9 @@ impl RealNetwork {
 #[async_trait]
 impl Network for RealNetwork {
     async fn ensure_router(&self) -> Result<()> {
+        if self.host.index(&self.uplink).await?.is_none() {
+            self.refuse_a_taken_network().await?; // before anything is made
+        }
         netns::write_sysctls(include_str!("../../../netconf/host.sysctl"))?;
         let path = self.netns("router");
         let made = netns::ensure(&path, include_str!("../../../netconf/router.sysctl")).await?;
