@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use torpor::config::{self, Config};
+use torpor::host::store::StoreConfig;
 use torpor::host::{files, runtime, unpack};
 use torpor::model::Result;
 
@@ -95,8 +96,12 @@ fn main() -> ExitCode {
     for key in unknown {
         tracing::warn!(%key, "a key of the configuration that this torpord does not know");
     }
-    if check {
-        return ExitCode::SUCCESS;
+    // Before anything is made.
+    let store = StoreConfig { url: config.store.clone(), allow_http: config.store_allow_http };
+    match store.check() {
+        Err(e) => return failed(&e),
+        Ok(()) if check => return ExitCode::SUCCESS,
+        Ok(()) => {}
     }
     let prepared = match torpor::daemon::run::prepare(config) {
         Ok(p) => p,

@@ -32,6 +32,13 @@ impl Dirs {
     pub fn bin(&self) -> PathBuf {
         self.state.join("bin")
     }
+    /// Removes what of the run directory is empty: for a start that came to nothing.
+    pub fn remove_if_unused(&self) {
+        for dir in [self.sandboxes(), self.runtime_root(), self.run.join("netns"), self.run.clone()] {
+            // What is in use is not empty, and stays.
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
     /// runsc's `--root`.
     pub fn runtime_root(&self) -> PathBuf {
         self.run.join("r")

@@ -75,11 +75,13 @@ pub async fn run(prepared: Prepared) -> Result<()> {
         }
     };
     let shutdown = CancellationToken::new();
+    let dirs = Dirs::new(&config.state_dir, &tag);
     let started = start(config.clone(), tag, cgroups.clone(), shutdown.clone()).await;
     let (core, network, runtime) = match started {
         Ok(all) => all,
         Err(e) => {
             remove_socket(made.as_deref());
+            dirs.remove_if_unused();
             return Err(e);
         }
     };

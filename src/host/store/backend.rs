@@ -55,21 +55,58 @@ fn first(names: &[&str]) -> Option<String> {
     names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty()))
 }
 
+impl StoreConfig {
+    /// Whether it can name a store at all. Nothing is touched or asked.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`], with what is wrong.
+    pub fn check(&self) -> Result<()> {
+        self.parse().map(drop)
+    }
+
+    fn allows_http(&self) -> bool {
+        self.allow_http || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|v| v == "true")
+    }
+
+    fn parse(&self) -> Result<Url> {
+        let url = Url::parse(&self.url).map_err(|e| bad(&e.to_string()))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(
+                bad("credentials don't belong into it").hint("give them by the environment, such as AWS_ACCESS_KEY_ID")
+            );
+        }
+        match url.scheme() {
+            "file" => {
+                url.to_file_path().map_err(|()| bad("it is no absolute path"))?;
+                return Ok(url);
+            }
+            // The library would say it only at the first call, as an error of the network.
+            "s3" if first(&ENDPOINTS).is_some_and(|e| e.starts_with("http://")) && !self.allows_http() => {
+                return Err(Error::invalid("the store's endpoint is http, which is not allowed")
+                    .hint("use https, or set store-allow-http = true where nobody can listen"));
+            }
+            "s3" | "gs" | "az" => {}
+            other => return Err(bad(&format!("{other} is no kind of store"))),
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(bad("it names no bucket"));
+        }
+        Ok(url)
+    }
+}
+
+fn bad(why: &str) -> Error {
+    Error::invalid(format!("the store's URL is wrong: {why}"))
+        .hint("use file:///dir, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+}
+
 /// Opens it; also gives its URL as it may be shown.
 pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String)> {
-    let hint = "use file:///dir, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
-    let bad = |why: &str| Error::invalid(format!("the store's URL is wrong: {why}")).hint(hint);
-    let url = Url::parse(&config.url).map_err(|e| bad(&e.to_string()))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            bad("credentials don't belong into it").hint("give them by the environment, such as AWS_ACCESS_KEY_ID")
-        );
-    }
+    let url = config.parse()?;
     let shown = url.to_string();
     let what = || format!("open store {shown}");
-    let allow = config.allow_http || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|v| v == "true");
-    let bucket =
-        || url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("it names no bucket")).map(str::to_owned);
+    let allow = config.allows_http();
+    let bucket = url.host_str().unwrap_or_default().to_owned();
     let objects: Arc<dyn ObjectStore> = match url.scheme() {
         "file" => {
             let path = url.to_file_path().map_err(|()| bad("it is no absolute path"))?;
@@ -77,14 +114,8 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
             return Ok((Arc::new(local(&path)?), shown));
         }
         "s3" => {
-            // The library would say it only at the first call, as an error of the network.
-            let endpoint = first(&ENDPOINTS);
-            if endpoint.as_ref().is_some_and(|e| e.starts_with("http://")) && !allow {
-                return Err(Error::invalid("the store's endpoint is http, which is not allowed")
-                    .hint("use https, or set store-allow-http = true where nobody can listen"));
-            }
             let mut builder = AmazonS3Builder::from_env();
-            if let Some(endpoint) = endpoint {
+            if let Some(endpoint) = first(&ENDPOINTS) {
                 builder = builder.with_endpoint(endpoint);
             }
             // Those of AWS win, whatever of them there is.
@@ -94,7 +125,7 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
                 builder = builder.with_access_key_id(key).with_secret_access_key(secret);
             }
             let builder = builder
-                .with_bucket_name(bucket()?)
+                .with_bucket_name(bucket)
                 .with_conditional_put(S3ConditionalPut::ETagMatch)
                 .with_client_options(client(allow))
                 .with_allow_http(allow)
@@ -102,12 +133,12 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
             Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
         }
         "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket()?);
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
             let builder = builder.with_client_options(client(allow)).with_retry(retry());
             Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
         }
         "az" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket()?);
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
             let builder = builder.with_client_options(client(allow)).with_allow_http(allow).with_retry(retry());
             Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
         }
