@@ -97,7 +97,7 @@ fn yes() -> bool {
 
 /// Bytes as a number, or as a text with a unit: `512m`, `2g`, `64k`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a size is a number of bytes, or a text such as 512m")]
 pub enum Size {
     /// Bytes.
     Bytes(u64),
@@ -107,7 +107,7 @@ pub enum Size {
 
 /// A port forward: the pod's port alone, or with the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a port is a number such as 3000, or {pod, host, protocol}")]
 pub enum PortSpec {
     /// The pod's port; the host's is one of the pool.
     Pod(u16),

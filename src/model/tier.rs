@@ -21,19 +21,19 @@ impl Resources {
     /// # Errors
     /// [`crate::model::Code::InvalidRequest`], with what is out of bounds.
     pub fn check(&self) -> Result<()> {
+        let out = |what: String, bounds: &str| Err(Error::invalid(format!("{what} can't be given")).hint(bounds));
         if !(10..=1_024_000).contains(&self.cpu_millis) {
-            return Err(Error::invalid(format!("{} thousandths of a processor can't be given", self.cpu_millis)));
+            let hint = "0.01 processors at least, 1024 at most";
+            return out(format!("{}.{:03} processors", self.cpu_millis / 1000, self.cpu_millis % 1000), hint);
         }
         if !(LEAST_MEMORY..=1 << 44).contains(&self.memory) {
-            return Err(Error::invalid(format!("{} bytes of memory can't be given", self.memory)).hint("48m at least"));
+            return out(format!("{} bytes of memory", self.memory), "48m at least, 16t at most");
         }
         if !(LEAST_PIDS..=4_000_000).contains(&self.pids) {
-            return Err(
-                Error::invalid(format!("a limit of {} processes can't be given", self.pids)).hint("32 at least")
-            );
+            return out(format!("a limit of {} processes", self.pids), "32 at least, 4000000 at most");
         }
         if !(MIB..=1 << 46).contains(&self.disk) {
-            return Err(Error::invalid(format!("{} bytes of disk can't be given", self.disk)).hint("1m at least"));
+            return out(format!("{} bytes of disk", self.disk), "1m at least, 64t at most");
         }
         Ok(())
     }

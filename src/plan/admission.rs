@@ -1,6 +1,7 @@
 //! What a pod may be asked to be: the bounds of a specification, whoever wrote it. A request passes here, and so does what a
 //! snapshot in the store says of its pod: nothing that a client could not ask for comes in by another door.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::model::{
@@ -49,6 +50,10 @@ pub fn check(spec: &PodSpec) -> Result<()> {
         return Err(Error::invalid(format!("a pod can have {MOST_VOLUMES} volumes at most")));
     }
     spec.volumes.iter().try_for_each(volume)?;
+    let mut targets = BTreeSet::new();
+    if let Some(twice) = spec.volumes.iter().find(|v| !targets.insert(v.target.as_path())) {
+        return Err(Error::invalid(format!("two volumes are to be at {}", twice.target.display())));
+    }
     spec.ready.as_ref().map_or(Ok(()), |r| ready(&r.check, r.timeout_ms))?;
     spec.health.as_ref().map_or(Ok(()), health)
 }

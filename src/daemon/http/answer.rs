@@ -142,8 +142,23 @@ fn refusal(e: &JsonRejection) -> Refused {
         StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
         _ => Code::InvalidRequest,
     };
-    let error = Error::new(code, e.body_text());
-    Refused(if code == Code::UnsupportedMediaType { error.hint("send content-type: application/json") } else { error })
+    let error = Error::new(code, plain(&e.body_text()));
+    Refused(match code {
+        Code::UnsupportedMediaType => error.hint("send content-type: application/json"),
+        Code::TooLarge => error,
+        _ => error.hint("GET /openapi.json says what a body is made of"),
+    })
+}
+
+/// The framework's words for what was sent, in ours.
+fn plain(text: &str) -> String {
+    let parts = [
+        ("Failed to deserialize the JSON body into the target type: ", "the body: "),
+        ("Failed to parse the request body as JSON: ", "the body is no JSON: "),
+        ("Failed to deserialize query string: ", "the query: "),
+    ];
+    let found = parts.iter().find_map(|(theirs, ours)| Some(format!("{ours}{}", text.strip_prefix(theirs)?)));
+    found.unwrap_or_else(|| text.to_owned())
 }
 
 /// Why a body of at most so many bytes could not be read.
@@ -165,7 +180,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Refused;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
-        query.map(|q| Query(q.0)).map_err(|e: QueryRejection| Refused(Error::invalid(e.body_text())))
+        query.map(|q| Query(q.0)).map_err(|e: QueryRejection| Refused(Error::invalid(plain(&e.body_text()))))
     }
 }
 
