@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::args::Exec;
 use super::follow::{Ended, Follow};
 use super::keys::LeaveKeys;
-use super::output::{self, Failure};
+use super::output::{self, Failure, say};
 use super::run::variables;
 use super::terminal;
 use crate::api::client::{Client, ClientError};
@@ -91,7 +91,7 @@ async fn left_alone(mut socket: Socket, json: bool) -> Result<u8, Failure> {
                 if json {
                     output::json(&serde_json::json!({ "terminal": terminal }));
                 } else if let Some(id) = terminal {
-                    println!("{id}");
+                    say!("{id}");
                 }
                 socket.sender.close().await;
                 return Ok(0);
@@ -158,7 +158,7 @@ pub(super) async fn terminals(client: &Client, command: &Terminals, json: bool) 
             for id in terminals {
                 match client.remove_terminal(pod, id).await {
                     Ok(was) if json => output::json(&was),
-                    Ok(_) => println!("{id}"),
+                    Ok(_) => say!("{id}"),
                     Err(e) => code = output::fail(&Failure::from(e), false),
                 }
             }

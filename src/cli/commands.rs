@@ -1,11 +1,11 @@
 //! Every command but `run` and `exec`.
 
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
-use super::output::{self, Bar, Failure};
-use super::{attach, cp, dial, port, prune, run, ssh, stats, system, token, top, trace, up, volume};
+use super::output::{self, Bar, Failure, say};
+use super::{attach, cp, dial, logs, port, prune, run, ssh, stats, system, token, top, trace, up, volume};
 use crate::api::client::Client;
 use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
@@ -31,7 +31,8 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Ps { all, quiet, filter } => ps(&client()?, all, quiet, &filter, json).await,
         Command::Inspect { pods } => inspect(&client()?, &pods).await,
         Command::Logs { follow, tail, since, timestamps, pod } => {
-            logs(&client()?, &pod, follow, tail, since.as_deref(), timestamps, json).await
+            let wanted = logs::Wanted { pod: &pod, tail, since: since.as_deref(), timestamps, json };
+            if follow { logs::follow(&client()?, &wanted).await } else { logs::show(&client()?, &wanted).await }
         }
         Command::Start { again, pods } => {
             let (c, how) = (client()?, StartPod { secrets: again.values()? });
@@ -114,7 +115,7 @@ pub(super) async fn each(
         match work(pod).await {
             Ok(Some(shown)) if json => output::json(&shown),
             Ok(_) if json => {}
-            Ok(_) => println!("{pod}"),
+            Ok(_) => say!("{pod}"),
             Err(e) => {
                 let failed = output::fail(&Failure::from(e), false);
                 code = if code == 0 { failed } else { code };
@@ -156,7 +157,7 @@ async fn ps(client: &Client, all: bool, quiet: bool, filter: &[String], json: bo
     if json {
         output::json(&pods);
     } else if quiet {
-        pods.iter().for_each(|p| println!("{}", &p.id[..12.min(p.id.len())]));
+        pods.iter().for_each(|p| say!("{}", &p.id[..12.min(p.id.len())]));
     } else {
         let rows: Vec<Vec<String>> = pods
             .iter()
@@ -199,44 +200,10 @@ pub(super) fn since(text: &str) -> Result<String, Failure> {
     Ok(then.to_string())
 }
 
-async fn logs(
-    client: &Client,
-    pod: &str,
-    follow: bool,
-    tail: Option<u64>,
-    from: Option<&str>,
-    timestamps: bool,
-    json: bool,
-) -> Done {
-    let mut query = format!("follow={follow}");
-    if let Some(n) = tail {
-        query.push_str(&format!("&tail={n}"));
-    }
-    if let Some(from) = from {
-        query.push_str(&format!("&since={}", since(from)?.replace('+', "%2B")));
-    }
-    let mut lines = std::pin::pin!(client.logs(pod, &query).await?);
-    while let Some(line) = lines.next().await {
-        let line = line?;
-        let text = if json {
-            serde_json::to_string(&line).unwrap_or_default() + "\n"
-        } else {
-            let end = if line.partial { "" } else { "\n" };
-            if timestamps { format!("{} {}{end}", line.timestamp, line.line) } else { format!("{}{end}", line.line) }
-        };
-        if line.stream == "stderr" && !json {
-            output::write(&mut std::io::stderr(), text.as_bytes());
-        } else {
-            output::write(&mut std::io::stdout(), text.as_bytes());
-        }
-    }
-    Ok(0)
-}
-
 async fn wait(client: &Client, pods: &[String], json: bool) -> Done {
     for pod in pods {
         let ended = client.wait(pod).await?;
-        if json { output::json(&ended) } else { println!("{}", ended.exit_code) }
+        if json { output::json(&ended) } else { say!("{}", ended.exit_code) }
     }
     Ok(0)
 }
@@ -245,7 +212,7 @@ async fn snapshot(client: &Client, command: Snapshot, json: bool) -> Done {
     match command {
         Snapshot::Create { pod } => {
             let taken = with_bar(|bar| client.snapshot(&pod, bar)).await?;
-            if json { output::json(&taken) } else { println!("{}", taken.id) }
+            if json { output::json(&taken) } else { say!("{}", taken.id) }
         }
         Snapshot::Ls => {
             let all = client.snapshots().await?;
@@ -273,7 +240,7 @@ async fn snapshot(client: &Client, command: Snapshot, json: bool) -> Done {
         Snapshot::Restore { name, host_directories, secrets, snapshot } => {
             let how = RestoreSnapshot { name, host_directories, secrets: secrets.specs()? };
             let pod = with_bar(|bar| client.restore_snapshot_as(&snapshot, &how, bar)).await?;
-            if json { output::json(&pod) } else { println!("{}", pod.id) }
+            if json { output::json(&pod) } else { say!("{}", pod.id) }
         }
         Snapshot::Rm { snapshots } => {
             return each(&snapshots, json, async |s| client.remove_snapshot(s).await.map(|()| None)).await;
@@ -297,7 +264,7 @@ async fn image(client: &Client, command: Image, json: bool) -> Done {
                 let stream = chunks(tokio::fs::File::from_std(file));
                 with_bar(|bar| client.import_sized(&name, base.as_deref(), stream, length, bar)).await?
             };
-            if json { output::json(&imported) } else { println!("{} {}", imported.name, imported.id) }
+            if json { output::json(&imported) } else { say!("{} {}", imported.name, imported.id) }
         }
         Image::Ls => {
             let all = client.images().await?;
@@ -342,9 +309,9 @@ async fn doctor(client: &Client, json: bool) -> Done {
         output::json(&report);
     } else {
         for f in &report.findings {
-            println!("{:4}  {:16}  {}", f.status, f.check, f.detail);
+            say!("{:4}  {:16}  {}", f.status, f.check, f.detail);
             if let Some(hint) = &f.hint {
-                println!("      hint: {hint}");
+                say!("      hint: {hint}");
             }
         }
     }
@@ -356,9 +323,9 @@ async fn version(client: &Client, json: bool) -> Done {
     if json {
         output::json(&server);
     } else {
-        println!("torpor {}", env!("CARGO_PKG_VERSION"));
-        println!("torpord {} (instance {})", server.version, server.instance);
-        println!("engine {}", server.engine.as_deref().unwrap_or("none"));
+        say!("torpor {}", env!("CARGO_PKG_VERSION"));
+        say!("torpord {} (instance {})", server.version, server.instance);
+        say!("engine {}", server.engine.as_deref().unwrap_or("none"));
     }
     Ok(0)
 }

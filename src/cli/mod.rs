@@ -10,6 +10,7 @@ mod events;
 mod follow;
 mod health;
 mod keys;
+mod logs;
 mod output;
 mod port;
 mod prune;
@@ -42,7 +43,12 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(a) => a,
         Err(e) => {
-            let code = if e.use_stderr() { 2 } else { 0 };
+            let code =
+                match (e.use_stderr(), std::env::args().find(|a| ["run", "exec", "create"].contains(&a.as_str()))) {
+                    (false, _) => 0,
+                    (true, Some(_)) => OWN_FAILURE,
+                    (true, None) => 2,
+                };
             let _ = e.print();
             return ExitCode::from(code);
         }

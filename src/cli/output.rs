@@ -57,7 +57,7 @@ pub(super) fn fail(failure: &Failure, passes_codes: bool) -> u8 {
 
 /// One JSON value.
 pub(super) fn json<T: Serialize>(value: &T) {
-    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+    say!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
 /// Columns with two spaces between them.
@@ -70,7 +70,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
     }
     let show = |cells: &mut dyn Iterator<Item = &str>| {
         let line: Vec<String> = cells.zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
-        println!("{}", line.join("  ").trim_end());
+        say!("{}", line.join("  ").trim_end());
     };
     show(&mut head.iter().copied());
     for row in rows {
@@ -154,10 +154,25 @@ impl Drop for Bar {
     }
 }
 
-/// Writes all to standard output, whatever it is; a reader that has gone is no error.
+/// Writes all. A reader that has gone ends the program as the signal would that others die of then: nobody asks any more.
 pub(super) fn write(out: &mut dyn Write, bytes: &[u8]) {
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    if written.is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        std::process::exit(128 + libc::SIGPIPE);
+    }
 }
+
+/// A line on standard output.
+pub(super) fn line(text: std::fmt::Arguments<'_>) {
+    write(&mut std::io::stdout(), format!("{text}\n").as_bytes());
+}
+
+/// As `println!`, which would panic when its reader has gone.
+macro_rules! say {
+    () => { $crate::cli::output::line(format_args!("")) };
+    ($($text:tt)+) => { $crate::cli::output::line(format_args!($($text)+)) };
+}
+pub(super) use say;
 
 #[cfg(test)]
 mod tests {

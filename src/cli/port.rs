@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::output::{self, Failure};
+use super::output::{self, Failure, say};
 use crate::api::client::Client;
 use crate::api::types::{PortInfo, PortPair, PortSpec};
 
@@ -85,7 +85,7 @@ pub(super) async fn port(client: &Client, args: &Port, json: bool) -> Result<u8,
             let asked = ports.iter().map(|p| pair(p)).collect::<Result<Vec<_>, _>>()?;
             for pair in asked {
                 let given = client.add_port(pod, &pair).await?;
-                if json { output::json(&given) } else { println!("{}", shown(&given)) }
+                if json { output::json(&given) } else { say!("{}", shown(&given)) }
             }
             Ok(0)
         }
@@ -103,7 +103,7 @@ pub(super) async fn port(client: &Client, args: &Port, json: bool) -> Result<u8,
             for f in gone {
                 client.remove_port(pod, f.host, &f.protocol).await?;
                 if !json {
-                    println!("{}", shown(f));
+                    say!("{}", shown(f));
                 }
             }
             Ok(0)
@@ -127,7 +127,7 @@ async fn list(client: &Client, args: &Port, json: bool) -> Result<u8, Failure> {
         return Ok(0);
     }
     for f in &all {
-        if asked.is_some() { println!("0.0.0.0:{}", f.host) } else { println!("{}", shown(f)) }
+        if asked.is_some() { say!("0.0.0.0:{}", f.host) } else { say!("{}", shown(f)) }
     }
     Ok(0)
 }

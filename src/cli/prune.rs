@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use clap::Args;
 
-use super::output::{self, Failure, bytes};
+use super::output::{self, Failure, bytes, say};
 use crate::api::client::Client;
 use crate::api::types::system::{Prune, Pruned};
 
@@ -103,13 +103,13 @@ fn show(done: &Pruned) {
         ("Removed raw images of snapshots:", &done.cached),
     ] {
         if !names.is_empty() {
-            println!("{title}");
-            names.iter().for_each(|n| println!("{n}"));
-            println!();
+            say!("{title}");
+            names.iter().for_each(|n| say!("{n}"));
+            say!();
         }
     }
     done.failed.iter().for_each(|why| eprintln!("torpor: {why}"));
-    println!("Total reclaimed space: {}", bytes(done.reclaimed));
+    say!("Total reclaimed space: {}", bytes(done.reclaimed));
 }
 
 /// The seconds that `until=` stands for: a span such as `168h`, or a time.

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::args::{Exec, Run};
 use super::attach;
 use super::follow::Ended;
-use super::output::{self, Failure};
+use super::output::{self, Failure, say};
 use super::port;
 use crate::api::client::Client;
 use crate::api::types::{CreatePod, ExecPod, ExitInfo, HttpCheck, ReadySpec, Size, VolumeSpec};
@@ -111,7 +111,7 @@ pub(super) async fn create(client: &Client, run: &Run, json: bool) -> Result<u8,
     if json {
         output::json(&pod)
     } else {
-        println!("{}", pod.id)
+        say!("{}", pod.id)
     }
     Ok(0)
 }
@@ -123,7 +123,7 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
         if json {
             output::json(&pod)
         } else {
-            println!("{}", pod.id)
+            say!("{}", pod.id)
         }
         return Ok(0);
     }

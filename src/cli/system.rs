@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::output::{self, Failure, bytes};
+use super::output::{self, Failure, bytes, say};
 use super::prune::{self, SystemPrune};
 use crate::api::client::Client;
 use crate::api::types::capacity::{Budget, Capacity};
@@ -27,8 +27,8 @@ pub(super) async fn run(client: &Client, command: System, json: bool) -> Result<
                 output::json(&capacity);
             } else {
                 let version = client.version().await?;
-                println!("torpord  {} (instance {})", version.version, version.instance);
-                println!("engine   {}", version.engine.as_deref().unwrap_or("none"));
+                say!("torpord  {} (instance {})", version.version, version.instance);
+                say!("engine   {}", version.engine.as_deref().unwrap_or("none"));
                 info(&capacity);
             }
         }
@@ -40,9 +40,9 @@ pub(super) async fn run(client: &Client, command: System, json: bool) -> Result<
 
 fn info(c: &Capacity) {
     let p = &c.pods;
-    println!("pods     {} ({} awake, {} asleep, {} at rest)", p.total, p.awake, p.sleeping, p.at_rest);
-    println!("cpus     {}", c.cpus);
-    println!();
+    say!("pods     {} ({} awake, {} asleep, {} at rest)", p.total, p.awake, p.sleeping, p.at_rest);
+    say!("cpus     {}", c.cpus);
+    say!();
     let row = |name: &str, b: &Budget| {
         vec![
             name.to_owned(),
@@ -56,11 +56,11 @@ fn info(c: &Capacity) {
     };
     let head = ["RESOURCE", "HOST", "HEAD-ROOM", "RATIO", "LIMIT", "PROMISED", "LEFT"];
     output::table(&head, &[row("memory", &c.memory), row("disk", &c.disk)]);
-    println!();
+    say!();
     let sizes: Vec<Vec<String>> =
         c.sizes.iter().map(|s| vec![bytes(s.memory), s.most.to_string(), s.more.to_string()]).collect();
     output::table(&["POD MEMORY", "MAX PODS", "MORE NOW"], &sizes);
-    println!();
+    say!();
     let tiers: Vec<Vec<String>> = c
         .tiers
         .iter()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::output::{self, Failure};
+use super::output::{self, Failure, say};
 use crate::api::client::Client;
 use crate::api::types::{CreateToken, NewToken, RotateToken};
 
@@ -112,7 +112,7 @@ fn show(made: &NewToken, json: bool) {
         return output::json(made);
     }
     eprintln!("token {} ({}): it is shown this once", made.token.name, made.token.scope);
-    println!("{}", made.secret);
+    say!("{}", made.secret);
 }
 
 /// Does what was typed.
@@ -146,7 +146,7 @@ pub(super) async fn token(client: &Client, command: Token, json: bool) -> Result
             for token in &tokens {
                 match client.revoke_token(token).await {
                     Ok(()) if json => {}
-                    Ok(()) => println!("{token}"),
+                    Ok(()) => say!("{token}"),
                     Err(e) => code = output::fail(&e.into(), false),
                 }
             }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::output::{self, Failure};
+use super::output::{self, Failure, say};
 use crate::api::client::Client;
 use crate::api::types::trace::Trace;
 
@@ -28,9 +28,9 @@ pub(super) async fn show(client: &Client, asked: &Timeline, json: bool) -> Resul
     }
     for trace in &all {
         let pod = trace.pod.as_deref().unwrap_or("-");
-        println!("{} {pod}  {}  {}  {}", trace.operation, trace.at, millis(trace.took_us), trace.outcome);
+        say!("{} {pod}  {}  {}  {}", trace.operation, trace.at, millis(trace.took_us), trace.outcome);
         for line in lines(trace) {
-            println!("{line}");
+            say!("{line}");
         }
     }
     Ok(0)

@@ -19,7 +19,7 @@ pub(super) use self::wanted::Made;
 use self::wanted::{MADE, Wanted};
 use super::follow::Follow;
 use super::keys::LeaveKeys;
-use super::output::{self, Failure};
+use super::output::{self, Failure, say};
 use super::run::variables;
 use super::secret::{self, Secrets};
 use super::ssh;
@@ -201,7 +201,7 @@ pub(super) async fn up(client: &Client, access: &Access, args: &Up, json: bool) 
         if json {
             output::json(&pod)
         } else {
-            println!("{}", pod.name)
+            say!("{}", pod.name)
         }
         return Ok(u8::from(!good));
     }
@@ -294,7 +294,7 @@ pub(super) async fn down(client: &Client, args: &Down, json: bool) -> Result<u8,
         setup::forget(pod);
         let cache = made.cache.map(|c| format!("; volume {c} stays (`torpor volume rm {c}`)")).unwrap_or_default();
         if !json {
-            println!("{}", pod.name);
+            say!("{}", pod.name);
             eprintln!("torpor: pod {} is gone{cache}", pod.name);
         }
     }

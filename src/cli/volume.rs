@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::output::{self, Failure, bytes};
+use super::output::{self, Failure, bytes, say};
 use super::prune::{self, How};
 use crate::api::client::Client;
 
@@ -41,7 +41,7 @@ pub(super) async fn run(client: &Client, command: Volume, json: bool) -> Result<
             if json {
                 output::json(&all);
             } else if quiet {
-                all.iter().for_each(|v| println!("{}", v.name));
+                all.iter().for_each(|v| say!("{}", v.name));
             } else {
                 let rows: Vec<Vec<String>> = all
                     .iter()
@@ -56,7 +56,7 @@ pub(super) async fn run(client: &Client, command: Volume, json: bool) -> Result<
         Volume::Create { volumes } => {
             for name in &volumes {
                 let made = client.create_volume(name).await?;
-                if json { output::json(&made) } else { println!("{}", made.name) }
+                if json { output::json(&made) } else { say!("{}", made.name) }
             }
         }
         Volume::Inspect { volumes } => {

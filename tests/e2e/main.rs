@@ -16,6 +16,7 @@ mod events;
 #[path = "../support/exposition.rs"]
 mod exposition;
 mod files;
+mod habits;
 mod health;
 mod idempotency;
 mod isolation;
