@@ -43,6 +43,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         health: None,
         restart: Default::default(),
         tty: false,
+        auto_remove: false,
         stdin: false,
     };
     let pod = PodRecord {

@@ -86,6 +86,9 @@ pub struct CreatePod {
     /// Whether its command gets input, by `GET /v1/pods/{pod}/attach`. A terminal always does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdin: bool,
+    /// Whether the pod is removed when its command has ended, or it was stopped. Not together with a restart policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_remove: bool,
     /// Whether the pod is started at once. Default true.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub start: bool,
@@ -241,6 +244,9 @@ pub struct Pod {
     /// Whether its command gets input.
     #[serde(default)]
     pub stdin: bool,
+    /// Whether it is removed when its command has ended.
+    #[serde(default)]
+    pub auto_remove: bool,
 }
 
 /// A forward.

@@ -274,8 +274,8 @@ pub(super) struct Run {
     /// Start the command again when it has ended: no, on-failure[:MAX], unless-stopped or always
     #[arg(long, value_name = "POLICY")]
     pub(super) restart: Option<String>,
-    /// Remove the pod when its command has ended: this program does it, so not with -d
-    #[arg(long, conflicts_with_all = ["restart", "detach"])]
+    /// Remove the pod when its command has ended
+    #[arg(long, conflicts_with = "restart")]
     pub(super) rm: bool,
     /// Ready when GET answers: PORT[/PATH]
     #[arg(long, value_name = "PORT[/PATH]")]

@@ -101,6 +101,8 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         restart: run.restart.clone(),
         tty: run.tty,
         stdin: run.interactive,
+        // In the foreground this program removes it, once it knows the exit code.
+        auto_remove: run.rm && (run.detach || !start),
         start,
     })
 }

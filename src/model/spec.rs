@@ -130,4 +130,7 @@ pub struct PodSpec {
     /// Whether its command gets input; without, and without a terminal, there is none to read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdin: bool,
+    /// Whether it is removed when its command has ended and is not to be started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_remove: bool,
 }

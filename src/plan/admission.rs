@@ -39,6 +39,10 @@ pub fn check(spec: &PodSpec) -> Result<()> {
     if spec.labels.len() > 64 || !spec.labels.iter().all(fine) {
         return Err(Error::invalid("labels: 64 at most, names of 1 to 128 and values of up to 4096 bytes"));
     }
+    if spec.auto_remove && !spec.restart.is_no() {
+        return Err(Error::invalid("a pod that is removed when its command ends can't be started again then")
+            .hint("leave out autoRemove or restart"));
+    }
     spec.resources.check()?;
     if spec.ports.len() > MOST_PORTS {
         return Err(Error::invalid(format!("a pod can have {MOST_PORTS} forwards at most")));

@@ -54,7 +54,7 @@ async fn what_can_not_be_asked_ends_with_125_and_changes_nothing() {
         "torpor run",
         "torpor exec t",
         "torpor run --cpus=-1 test true",
-        "torpor run -d --rm test true",
+        "torpor run -d --rm --restart always test true",
         "torpor run -v vol:/data -v vol:/data/ test true",
         "torpor run -m 100000g test true",
     ] {
@@ -105,4 +105,39 @@ fn a_store_that_can_not_be_is_refused_before_anything_is_made() {
             assert!(!state.exists() && !err.contains("secret"), "{url}: {err}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_for_one_run_goes_when_it_has_ended_whoever_is_away() {
+    if !daemon::ready() {
+        return;
+    }
+    let mut d = Daemon::start();
+    d.import("test").await;
+    let gone = async |d: &Daemon, name: &str| {
+        while d.client.inspect(name).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let (code, _, err) = shell(&d, "torpor run -d --rm --name a test sh -c 'exit 3'");
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    gone(&d, "a").await;
+    // Who waits is told; who stops it as well; a torpord that was away makes up for it.
+    assert_eq!(shell(&d, "torpor run -d --rm --name b test sleep 1000").0, Some(0));
+    let waits = tokio::spawn({
+        let client = d.client.clone();
+        async move { client.wait("b").await }
+    });
+    shell(&d, "torpor run -d --rm --name c test sh -c 'until [ -e /go ]; do usleep 20000; done'");
+    assert_eq!(shell(&d, "torpor kill -s KILL b").0, Some(0));
+    assert_eq!(waits.await.unwrap().unwrap().exit_code, 137);
+    gone(&d, "b").await;
+    d.sleep("c").await;
+    d.wake("c").await;
+    shell(&d, "torpor exec -d c sh -c 'sleep 1; touch /go'");
+    d.kill();
+    std::thread::sleep(std::time::Duration::from_secs(2)); // it ends meanwhile
+    d.launch();
+    gone(&d, "c").await;
+    assert!(d.client.pods().await.unwrap().is_empty());
 }

@@ -81,6 +81,7 @@ impl Core {
             restart: request.restart.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
             tty: request.tty,
             stdin: request.stdin,
+            auto_remove: request.auto_remove,
             name,
         };
         admission::check(&spec)?;

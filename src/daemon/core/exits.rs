@@ -109,7 +109,24 @@ impl Core {
             }
         }
         self.restart_when_due(&committed);
+        self.remove_when_over(&committed);
         Ok(committed)
+    }
+
+    /// Removes a pod that was made for one run of its command, in the background.
+    pub(super) fn remove_when_over(self: &Arc<Self>, record: &PodRecord) {
+        let over = record.state == PodState::Stopped && record.restarts.at.is_none() && record.finished_at.is_some();
+        let Some(pod) = self.pod(&record.id).filter(|_| over && record.spec.auto_remove) else { return };
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            // Without force: somebody may have started it again. What fails is tried again at the next start of torpord.
+            match core.remove(&pod, false).await {
+                Err(e) if !matches!(e.code(), Code::NotFound | Code::WrongState) => {
+                    tracing::warn!(pod = %pod.record().id, error = %e.report(), "remove a pod whose command has ended");
+                }
+                _ => {}
+            }
+        });
     }
 
     fn explain(&self, record: &PodRecord, exit: &ExitRecord) -> ExitReason {

@@ -110,6 +110,7 @@ impl Core {
             }
             drop(turn);
             self.restart_when_due(&record);
+            self.remove_when_over(&record);
         }
     }
 

@@ -86,6 +86,7 @@ impl Core {
         let new = self.new_layers.read().await;
         let files = self.find_files(id, Some(manifest.clone()), progress).await?;
         let mut spec = manifest.pod.spec.clone();
+        spec.auto_remove = false; // somebody wants this one
         spec.name = match name {
             Some(name) => name,
             None => self.copy_name(&spec.name)?,

@@ -45,6 +45,7 @@ impl Core {
             restart: r.spec.restart.to_string(),
             tty: r.spec.tty,
             stdin: r.spec.stdin,
+            auto_remove: r.spec.auto_remove,
             restart_count: r.restarts.count,
             restart_at: r.restarts.at.filter(|_| r.state == PodState::Stopped).map(|t| t.to_string()),
         }
