@@ -1,7 +1,7 @@
 //! What monitoring asks: counted as it happens, or read when it is asked for, in the text format of Prometheus.
 //!
 //! The number of series is bounded: labels are states, codes, routes and operations, of which there are so many and no more.
-//! Single pods are shown only if asked for, and [`MOST_PODS`] of them at most. What is read anew each time leaves nothing
+//! Single pods are shown only if asked for, and `MOST_PODS` of them at most. What is read anew each time leaves nothing
 //! behind when a pod goes.
 
 use std::sync::atomic::AtomicU64;

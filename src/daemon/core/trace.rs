@@ -1,6 +1,6 @@
 //! What an operation on a pod took, step by step: kept for a while, so that `torpor trace` can show where the time went.
 //!
-//! A step is noted by whoever takes it, with [`step`]; which operation it belongs to is known by the task it runs in. Steps
+//! A step is noted by whoever takes it, with `step`; which operation it belongs to is known by the task it runs in. Steps
 //! of one operation may overlap: they are taken side by side. An operation that had nothing to do leaves no trace.
 
 use std::collections::VecDeque;
