@@ -114,7 +114,8 @@ pub(super) async fn each(
     for pod in pods {
         match work(pod).await {
             Ok(Some(shown)) if json => output::json(&shown),
-            Ok(_) if json => {}
+            // It is gone, or as it was: there is nothing more to show than what was asked for.
+            Ok(None) if json => output::json(&serde_json::json!({ "name": pod })),
             Ok(_) => say!("{pod}"),
             Err(e) => {
                 let failed = output::fail(&Failure::from(e), false);

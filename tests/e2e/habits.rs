@@ -140,4 +140,8 @@ async fn a_pod_for_one_run_goes_when_it_has_ended_whoever_is_away() {
     d.launch();
     gone(&d, "c").await;
     assert!(d.client.pods().await.unwrap().is_empty());
+    assert_eq!(
+        shell(&d, "torpor create --name e test true >/dev/null && torpor --json rm e | tr -d ' \\n'").1,
+        r#"{"name":"e"}"#
+    );
 }
