@@ -240,7 +240,7 @@ impl Core {
         let dir = self.dirs.checkpoint(id);
         files::create_dir_all(&dir, 0o700)?;
         progress.phase("save");
-        progress.total(memory); // about: a part of it is the sandbox's own
+        progress.total(memory); // at most: page cache and what is the sandbox's own are not saved
         let limit = self.config.freeze_limit;
         let too_long = || {
             let name = &record.spec.name;
@@ -307,6 +307,9 @@ impl Core {
         step("pause", self.host.runtime.pause(engine, plan)).await?;
         let upload = SnapshotUpload::begin(&self.host.store, id, dir, progress.clone())?;
         step("checkpoint", self.host.runtime.checkpoint(engine, plan, dir)).await?;
+        if let Ok(bytes) = files::tree_bytes(dir) {
+            progress.total(bytes);
+        }
         self.require_reserve().await?;
         Ok(upload)
     }
