@@ -5,9 +5,11 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use torpor::api::terminal::CreateTerminal;
+use torpor::api::types::PortPair;
 
-use crate::daemon;
-use crate::target::{By, Target, answer, clear, operations, schemas, with_query, wrong};
+use crate::daemon::{self, counter};
+use crate::target::{Answer, By, Operation, Target, answer, clear, operations, schemas, with_query, wrong};
 
 const JSON: &str = "application/json";
 const HUGE: usize = 3 << 20;
@@ -177,4 +179,109 @@ async fn who_stops_half_way_is_told_or_let_go_by_each() {
         let _ = target.d.client.remove_terminal("web", &terminal.id).await;
     }
     target.unchanged(&before).await;
+}
+
+/// Calls that do something to a pod, with bodies that are right; of others there is none.
+fn body_of(id: &str, snapshot: &str) -> String {
+    match id {
+        "updatePod" => r#"{"labels":{"a":"b"}}"#.into(),
+        "execPod" => r#"{"command":["true"]}"#.into(),
+        "killPod" => r#"{"signal":"WINCH"}"#.into(),
+        "addPort" => r#"{"pod":81}"#.into(),
+        "renamePod" => r#"{"name":"web"}"#.into(),
+        "restorePod" => json!({"snapshot": snapshot}).to_string(),
+        "stopPod" => r#"{"graceSeconds":1}"#.into(),
+        "putFiles" => "\0".repeat(1024),
+        _ => String::new(),
+    }
+}
+
+/// The pod runs, as before.
+async fn mended(target: &Target) {
+    let c = &target.d.client;
+    match c.inspect("web").await.map(|p| p.state) {
+        Err(_) => drop(c.create_pod(&counter("web")).await.unwrap()),
+        Ok(state) => match state.as_str() {
+            "running" => {}
+            "paused" => drop(c.resume("web").await.unwrap()),
+            "sleeping" => drop(target.d.wake("web").await),
+            "stopped" => drop(c.start("web").await.unwrap()),
+            other => panic!("the pod is {other} when both have their answers"),
+        },
+    }
+    if c.inspect_terminal("web", "term").await.is_err() {
+        let terminal = CreateTerminal { id: Some("term".into()), ..CreateTerminal::default() };
+        c.create_terminal("web", &terminal).await.unwrap();
+    }
+    if c.ports("web").await.unwrap().is_empty() {
+        c.add_port("web", &PortPair { pod: 80, host: None, protocol: None }).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_at_one_pod_are_told_what_fits_by_each() {
+    if !daemon::ready() {
+        return;
+    }
+    let target = Target::new().await;
+    let all: Vec<Operation> =
+        operations().into_iter().filter(|o| o.path.starts_with("/v1/pods/{pod}") && o.method != "GET").collect();
+    assert!(all.len() >= 15, "{}", all.len());
+    let by_id = |id: &str| all.iter().find(|o| o.id == id).unwrap();
+    // Each with itself, and with those that take the pod away under it.
+    let mut tried = 0;
+    for one in &all {
+        for other in [one, by_id("deletePod"), by_id("sleepPod")] {
+            mended(&target).await;
+            let host = target.d.client.ports("web").await.unwrap()[0].host;
+            let snapshot = match one.id.as_str() {
+                "restorePod" => target.d.client.snapshot("web", &mut |_| ()).await.unwrap().id,
+                _ => String::new(),
+            };
+            let call = |o: &Operation, by| {
+                let path = target.path(o, None);
+                let path = match o.id.as_str() {
+                    "deletePod" => format!("{path}?force=true"),
+                    "removePort" => format!("/v1/pods/web/ports/{host}"),
+                    _ => path,
+                };
+                target.ask(
+                    by,
+                    &o.method,
+                    &path,
+                    if o.id == "putFiles" { "application/x-tar" } else { JSON },
+                    body_of(&o.id, &snapshot).as_bytes(),
+                )
+            };
+            let answers: Vec<Answer> = std::thread::scope(|s| {
+                let both = [s.spawn(|| call(one, By::Socket)), s.spawn(|| call(other, By::Tcp))];
+                both.into_iter().map(|c| c.join().unwrap()).collect()
+            });
+            let shown: Vec<String> =
+                answers.iter().map(|(status, text)| format!("{status} {}", String::from_utf8_lossy(text))).collect();
+            let shown = format!("{} and {}: {shown:?}", one.id, other.id);
+            for (status, text) in &answers {
+                assert!(*status < 300 || matches!(status, 404 | 409), "{shown}\n{}", target.d.log());
+                if *status >= 400 {
+                    clear(*status, text, &shown);
+                }
+            }
+            // What the last one left is what is shown: by name, and in the list.
+            let c = &target.d.client;
+            let (found, listed) = (c.inspect("web").await, c.pods().await.unwrap());
+            assert_eq!(found.is_ok(), listed.iter().any(|p| p.name == "web"), "{shown}");
+            let gone = |n: usize| [one, other][n].id == "deletePod" && answers[n].0 == 204;
+            assert_eq!(found.is_err(), gone(0) || gone(1), "{shown}: {found:?}");
+            let ports: Vec<u16> = listed.iter().flat_map(|p| p.ports.iter().map(|f| f.host)).collect();
+            assert_eq!(ports.iter().collect::<std::collections::BTreeSet<_>>().len(), ports.len(), "{ports:?}");
+            let once = ["deletePod", "removePort", "deleteTerminal"];
+            if one.id == other.id && once.contains(&one.id.as_str()) {
+                assert_eq!(answers.iter().filter(|a| a.0 < 300).count(), 1, "{shown}");
+            }
+            tried += 1;
+        }
+    }
+    crate::support::tried(tried);
+    let log = target.d.log();
+    assert!(!log.contains("panicked") && !log.contains("code=internal"), "{log}");
 }
