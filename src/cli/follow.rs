@@ -13,12 +13,17 @@ use crate::api::client::{Client, ClientError};
 use crate::api::socket::{Frame, Receiver, Sender, Socket};
 use crate::api::terminal::{SocketAsks, SocketSays};
 
-/// How long a torpord that went away is waited for.
-const AWAY: Duration = Duration::from_secs(30);
+/// How long a torpord that went away is waited for: one that is restarted comes back.
+pub(super) const AWAY: Duration = Duration::from_secs(30);
 /// What ctrl-c sends where there is no terminal.
 const SIGINT: i32 = 2;
 /// From one try to the next.
-const AGAIN: Duration = Duration::from_millis(200);
+pub(super) const AGAIN: Duration = Duration::from_millis(200);
+
+/// Whether it may be gone at the next try: nobody answers, or a torpord that still looks around or is about to end.
+pub(super) fn passes(e: &ClientError) -> bool {
+    matches!(e.code(), None | Some("cancelled"))
+}
 
 /// What is followed, and how.
 pub(super) struct Follow<'a> {
@@ -211,8 +216,7 @@ impl Follow<'_> {
             let parameters = [("id", id.clone()), ("create", "false".into()), ("from", place.at.to_string())];
             match self.client.terminal(self.pod, &parameters).await {
                 Ok(socket) => return Ok(socket),
-                // Also while it still looks around, or is about to end.
-                Err(e) if Instant::now() > end || !matches!(e.code(), None | Some("cancelled")) => return Err(e.into()),
+                Err(e) if Instant::now() > end || !passes(&e) => return Err(e.into()),
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }

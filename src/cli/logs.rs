@@ -1,19 +1,15 @@
 //! `logs`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt;
 
 use super::commands::since;
+use super::follow::{AGAIN, AWAY, passes};
 use super::output::{self, Failure};
 use crate::api::client::{self, Client, ClientError};
 use crate::api::logs::LogEvent;
 use crate::api::types::LogLine;
-
-/// How long a torpord that is away is waited for: one that is restarted comes back.
-const AWAY: Duration = Duration::from_secs(30);
-/// How long until it is asked again.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Which lines, and how they are shown.
 pub(super) struct Wanted<'a> {
@@ -90,8 +86,8 @@ pub(super) async fn follow(client: &Client, wanted: &Wanted<'_>) -> Result<u8, F
             }
             Err(e) => e,
         };
-        // Where nothing was seen there is nothing to go on with; what was refused stays so, but for a torpord that is about to end.
-        let lost = seen.is_some() && matches!(failure.code(), None | Some("cancelled"));
+        // Where nothing was seen there is nothing to go on with.
+        let lost = seen.is_some() && passes(&failure);
         if !lost || away.get_or_insert_with(Instant::now).elapsed() > AWAY {
             return Err(failure.into());
         }

@@ -43,12 +43,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(a) => a,
         Err(e) => {
-            let code =
-                match (e.use_stderr(), std::env::args().find(|a| ["run", "exec", "create"].contains(&a.as_str()))) {
-                    (false, _) => 0,
-                    (true, Some(_)) => OWN_FAILURE,
-                    (true, None) => 2,
-                };
+            let code = if e.use_stderr() { usage_code(std::env::args().skip(1)) } else { 0 };
             let _ = e.print();
             return ExitCode::from(code);
         }
@@ -64,6 +59,15 @@ pub fn main() -> ExitCode {
     match runtime.block_on(commands::run(arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(e) => ExitCode::from(output::fail(&e, passes_codes)),
+    }
+}
+
+/// Exit code of wrong usage, by the command that was typed: as docker's where that runs programs.
+fn usage_code(mut typed: impl Iterator<Item = String>) -> u8 {
+    let all = command();
+    match typed.find(|word| all.find_subcommand(word).is_some()).as_deref() {
+        Some("run" | "exec" | "create") => OWN_FAILURE,
+        _ => 2,
     }
 }
 

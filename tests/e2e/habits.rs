@@ -61,7 +61,9 @@ async fn what_can_not_be_asked_ends_with_125_and_changes_nothing() {
         let (code, out, err) = shell(&d, line);
         assert!(code == Some(125) && out.is_empty() && !err.is_empty(), "{line}: {code:?} {out} {err}");
     }
-    assert_eq!(shell(&d, "torpor ps --bogus").0, Some(2));
+    for line in ["torpor ps --bogus", "torpor logs --bogus exec"] {
+        assert_eq!(shell(&d, line).0, Some(2), "{line}");
+    }
     assert!(d.client.pods().await.unwrap().is_empty());
     let (_, _, err) = shell(&d, "torpor run -m 100000g test true");
     assert!(err.contains("16t at most"), "{err}");
