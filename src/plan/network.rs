@@ -113,11 +113,15 @@ pub fn is_uplink(name: &str) -> bool {
     name.strip_prefix("tp-").is_some_and(|tag| tag.parse::<InstanceTag>().is_ok())
 }
 
+/// Whether two networks have addresses in common; the route of last resort, which leads everywhere, counts for none.
+pub fn overlap(pods: Ipv4Net, other: Ipv4Net) -> bool {
+    other.prefix_len() > 0 && (pods.contains(&other) || other.contains(&pods))
+}
+
 /// Whether a network that has a route already stands in the way of the pods' network. A wider one, such as that of a company,
 /// does not: ours is taken out of it. One of another instance does, whichever is wider.
 pub fn takes(pods: Ipv4Net, other: Ipv4Net, other_is_an_instance: bool) -> bool {
-    // The route of last resort leads everywhere.
-    other.prefix_len() > 0 && (pods.contains(&other) || (other_is_an_instance && other.contains(&pods)))
+    overlap(pods, other) && (pods.contains(&other) || other_is_an_instance)
 }
 
 /// Name of the router's end of the link to the host.

@@ -205,7 +205,9 @@ impl RealNetwork {
     /// What leads elsewhere already would be led to our pods, or theirs to others.
     async fn refuse_a_taken_network(&self) -> Result<()> {
         let ours = self.config.addressing.cidr();
-        for (to, over) in self.host.routes().await? {
+        let routes = self.host.routes().await?;
+        // A router has thousands of them: whose they are is asked of few.
+        for (to, over) in routes.into_iter().filter(|(to, _)| network::overlap(ours, *to)) {
             let name = match over {
                 Some(index) => self.host.name(index).await,
                 None => None,
