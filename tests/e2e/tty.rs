@@ -1,6 +1,6 @@
 //! The command line on a real terminal: `run -it`, `exec -it`, `attach`, the keys that leave, sizes, and what is given back.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use torpor::api::types::CreatePod;
 
 use crate::daemon::{self, Daemon, script};
 use crate::screen::{Screen, resize};
+use crate::support::fed;
 
 fn screen(d: &Daemon, args: &[&str]) -> Screen {
     let host = format!("unix://{}", d.socket.display());
@@ -114,14 +115,7 @@ fn torpor(d: &Daemon, args: &[&str]) -> Command {
 }
 
 fn piped(d: &Daemon, args: &[&str], input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
-    let mut child =
-        torpor(d, args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feed = std::thread::spawn(move || drop(stdin.write_all(&input)));
-    let o = child.wait_with_output().unwrap();
-    feed.join().unwrap();
-    (o.status.code(), o.stdout, String::from_utf8_lossy(&o.stderr).into_owned())
+    fed(&mut torpor(d, args), input)
 }
 
 #[tokio::test(flavor = "multi_thread")]

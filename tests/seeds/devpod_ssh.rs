@@ -3,11 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::daemon::try_get;
 use crate::devpod::{Desk, UID};
+use crate::support::fed;
 
 const SETTINGS: &str = "[up]\nmemory = '512m'\nssh = true\n";
 
@@ -48,16 +49,6 @@ impl Desk {
         desk.good(&["up", "-d"]);
         Some(desk)
     }
-}
-
-fn fed(command: &mut Command, input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feed = std::thread::spawn(move || drop(stdin.write_all(&input)));
-    let o = child.wait_with_output().unwrap();
-    feed.join().unwrap();
-    (o.status.code(), o.stdout, String::from_utf8_lossy(&o.stderr).into_owned())
 }
 
 fn bytes(n: u32) -> Vec<u8> {

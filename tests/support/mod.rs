@@ -8,7 +8,7 @@
 )]
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Whether a test that needs `what` can run. Without it the test is skipped with a reason; where `TORPOR_TEST_REQUIRE`
 /// names it, it fails instead.
@@ -22,6 +22,19 @@ pub fn has(what: &str, there: bool) -> bool {
         eprintln!("skipped: needs {what}");
     }
     there
+}
+
+/// Runs a program with that input; its exit code, and what it said on both streams.
+pub fn fed(command: &mut Command, input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // At the same time: who only writes could wait for ever for somebody who only writes.
+    let feed = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let o = child.wait_with_output().unwrap();
+    feed.join().unwrap();
+    (o.status.code(), o.stdout, String::from_utf8_lossy(&o.stderr).into_owned())
 }
 
 /// Tells `scripts/torture` how much was tried: a line in the file that `TORPOR_TEST_TRIALS` names.
