@@ -9,6 +9,7 @@ go_version=1.26.3
 runsc_version=v0.0.0-20260905035102-160fafc42237
 nextest_version=0.9.143
 deny_version=0.20.2
+deb_version=3.8.0
 s3s_version=0.14.1
 rust_needed=1.89
 
