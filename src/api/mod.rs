@@ -3,6 +3,7 @@
 pub use crate::model::base64;
 
 pub mod client;
+pub mod doctor;
 pub mod files;
 pub mod health;
 pub mod logs;

@@ -10,7 +10,7 @@ use torpor::host::{files, runtime, unpack};
 use torpor::model::Result;
 
 /// gVisor sandboxes that sleep in object storage.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "torpord", version)]
 struct Flags {
     /// Configuration file [default: /etc/torpor/torpor.toml, if it is there]
@@ -47,6 +47,9 @@ struct Flags {
     /// What pods keep stays
     #[arg(long)]
     leave_nothing: bool,
+    /// Put a backup (of `torpor system backup`) into a state directory that has no state, and end
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
 }
 
 fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
@@ -87,8 +90,8 @@ fn main() -> ExitCode {
     }
     let flags = Flags::parse();
     let (check, leave) = (flags.check_config, flags.leave_nothing);
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TORPOR_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    torpor::daemon::log::begin();
+    let (again, restore) = (flags.clone(), flags.restore.clone());
     let (config, unknown) = match configuration(flags) {
         Ok(all) => all,
         Err(e) => return failed(&e),
@@ -103,8 +106,14 @@ fn main() -> ExitCode {
         Ok(()) if check => return ExitCode::SUCCESS,
         Ok(()) => {}
     }
+    if let Some(archive) = restore {
+        return match torpor::daemon::run::restore(&config, &archive) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => failed(&e),
+        };
+    }
     let prepared = match torpor::daemon::run::prepare(config) {
-        Ok(p) => p,
+        Ok(p) => p.reading_anew(Box::new(move || configuration(again.clone()))),
         Err(e) => return failed(&e),
     };
     // Often: a client that comes is not to wait behind sixty pieces of others' work.

@@ -194,7 +194,9 @@ pub(super) enum Command {
     #[command(subcommand)]
     System(System),
     /// Look for what may be wrong with the host
-    Doctor,
+    Doctor(super::doctor::Asked),
+    /// Write what somebody needs to know who is asked for help, without secrets
+    SupportBundle(super::support::Bundle),
     /// Pass standard input on to torpord, for a torpor that runs this by ssh
     #[command(hide = true)]
     DialStdio,

@@ -5,7 +5,9 @@ use futures::TryStreamExt;
 use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure, say};
-use super::{attach, cp, dial, logs, port, prune, run, ssh, stats, system, token, top, trace, up, volume};
+use super::{
+    attach, cp, dial, doctor, logs, port, prune, run, ssh, stats, support, system, token, top, trace, up, volume,
+};
 use crate::api::client::Client;
 use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
@@ -83,6 +85,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Stats(args) => stats::stats(&client()?, &args, json).await,
         Command::Events(args) => events::events(&client()?, &args, json).await,
         Command::Trace(args) => trace::show(&client()?, &args, json).await,
+        Command::SupportBundle(args) => support::bundle(&client()?, &args, arguments.access.is_local()).await,
         Command::DialStdio => dial::dial(&client()?).await,
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
@@ -90,7 +93,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Token(command) => token::token(&client()?, command, json).await,
         Command::Volume(command) => volume::run(&client()?, command, json).await,
         Command::System(command) => system::run(&client()?, command, json).await,
-        Command::Doctor => doctor(&client()?, json).await,
+        Command::Doctor(args) => doctor::doctor(&client()?, &args, arguments.access.is_local(), json).await,
         Command::Version => version(&client()?, json).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut super::command(), "torpor", &mut std::io::stdout());
@@ -301,22 +304,6 @@ fn chunks(file: tokio::fs::File) -> impl futures::Stream<Item = std::io::Result<
         Ok((n > 0).then(|| (chunk.freeze(), file)))
     })
     .into_stream()
-}
-
-async fn doctor(client: &Client, json: bool) -> Done {
-    let report = client.doctor().await?;
-    let failed = report.findings.iter().any(|f| f.status == "fail");
-    if json {
-        output::json(&report);
-    } else {
-        for f in &report.findings {
-            say!("{:4}  {:16}  {}", f.status, f.check, f.detail);
-            if let Some(hint) = &f.hint {
-                say!("      hint: {hint}");
-            }
-        }
-    }
-    Ok(u8::from(failed))
 }
 
 async fn version(client: &Client, json: bool) -> Done {

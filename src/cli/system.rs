@@ -1,6 +1,10 @@
 //! `system info` and `system df`.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
+use futures::StreamExt;
 
 use super::output::{self, Failure, bytes, say};
 use super::prune::{self, SystemPrune};
@@ -16,6 +20,26 @@ pub(super) enum System {
     Df,
     /// Remove what nothing uses: stopped pods, layers, raw images
     Prune(SystemPrune),
+    /// Let torpord read its configuration anew
+    Reload,
+    /// Show what torpord logs, or change it until its next start
+    Log {
+        /// Such as info, debug, or info,torpor::host=debug
+        filter: Option<String>,
+    },
+    /// Write all that torpord keeps on its host into an archive; pods go on meanwhile
+    Backup {
+        /// A new file, or - for standard output
+        file: String,
+    },
+    /// Put a backup into a state directory of this host that has no state; torpord must not run
+    Restore {
+        /// The archive
+        file: PathBuf,
+        /// Where the state goes, in the place of what torpord's configuration says
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
 }
 
 /// Does what was typed.
@@ -34,8 +58,75 @@ pub(super) async fn run(client: &Client, command: System, json: bool) -> Result<
         }
         System::Df => df(client, json).await?,
         System::Prune(args) => return prune::system(client, &args, json).await,
+        System::Reload => reload(client, json).await?,
+        System::Log { filter } => {
+            let now = match filter {
+                Some(filter) => client.set_log_filter(&filter).await?,
+                None => client.log_filter().await?,
+            };
+            if json { output::json(&now) } else { say!("{}", now.filter) }
+        }
+        System::Backup { file } => backup(client, &file).await?,
+        System::Restore { file, state_dir } => return restore(&file, state_dir.as_deref()),
     }
     Ok(0)
+}
+
+async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
+    let done = client.reload().await?;
+    if json {
+        output::json(&done);
+        return Ok(());
+    }
+    let tell = |what: &str, keys: &[String]| {
+        if !keys.is_empty() {
+            say!("{what}: {}", keys.join(", "));
+        }
+    };
+    tell("changed", &done.changed);
+    tell("needs a restart of torpord (pods go on)", &done.needs_restart);
+    tell("not known", &done.unknown);
+    Ok(())
+}
+
+/// An archive that broke off is not left lying about as if it were one.
+async fn backup(client: &Client, file: &str) -> Result<(), Failure> {
+    let mut archive = std::pin::pin!(client.backup().await?);
+    if file == "-" {
+        let mut out = std::io::stdout().lock();
+        while let Some(piece) = archive.next().await {
+            out.write_all(&piece?)?;
+        }
+        return Ok(out.flush()?);
+    }
+    // It has all that pods keep.
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut out = options.open(file).map_err(|e| Failure::Own(format!("write {file}: {e}")))?;
+    let written = async {
+        while let Some(piece) = archive.next().await {
+            out.write_all(&piece?)?;
+        }
+        Ok::<_, Failure>(out.sync_all()?)
+    };
+    let written = written.await;
+    if written.is_err() {
+        let _ = std::fs::remove_file(file);
+    }
+    written
+}
+
+/// By torpord itself, which must not run and so can't be asked.
+fn restore(file: &Path, state_dir: Option<&Path>) -> Result<u8, Failure> {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("torpord")).filter(|p| p.is_file());
+    let mut torpord = std::process::Command::new(beside.unwrap_or_else(|| "torpord".into()));
+    torpord.arg("--restore").arg(file);
+    if let Some(dir) = state_dir {
+        torpord.arg("--state-dir").arg(dir);
+    }
+    let status = torpord.status().map_err(|e| Failure::Own(format!("run torpord: {e}")))?;
+    Ok(u8::from(!status.success()))
 }
 
 fn info(c: &Capacity) {

@@ -46,6 +46,11 @@ impl Access {
         Ok(all)
     }
 
+    /// Whether torpord is asked by a socket of this host.
+    pub(super) fn is_local(&self) -> bool {
+        std::path::Path::new(self.host.strip_prefix("unix://").unwrap_or(&self.host)).is_absolute()
+    }
+
     /// The client that was asked for.
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let client = Client::trusting(&self.host, self.ca_file.as_deref())?;

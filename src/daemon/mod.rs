@@ -4,6 +4,9 @@ pub mod core;
 pub mod db;
 pub mod dirs;
 pub mod http;
+pub mod log;
+#[cfg(feature = "otel")]
+mod otlp;
 pub mod run;
 pub mod surfaces;
 mod watchdog;

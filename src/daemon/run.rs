@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::core::settings::Source;
 use super::core::{Core, Host, Parts};
 use super::db::Db;
 use super::dirs::Dirs;
@@ -29,12 +30,33 @@ use crate::model::{Attempt, Code, Error, InstanceTag, Result};
 use crate::plan::network::Addressing;
 
 /// What is done while this process has one thread: capabilities are each thread's own.
-#[derive(Debug)]
 pub struct Prepared {
     config: Config,
     tag: InstanceTag,
     cgroups: RealCgroups,
+    source: Option<Source>,
     _lock: files::Lock,
+}
+
+impl Prepared {
+    /// With what reads the settings anew.
+    #[must_use]
+    pub fn reading_anew(self, source: Source) -> Self {
+        Prepared { source: Some(source), ..self }
+    }
+}
+
+/// Puts a backup into the state directory, which has no state.
+///
+/// # Errors
+/// It has, another torpord has it, or the archive is not good: nothing was changed then but by a full disk.
+pub fn restore(config: &Config, archive: &Path) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new(Code::Unsupported, "a backup has files of many owners: it must be restored by root"));
+    }
+    files::create_dir_all(&config.state_dir, 0o700)?;
+    let _lock = files::lock(&config.state_dir.join("lock"))?;
+    crate::host::backup::restore(archive, &config.state_dir, &config.agent.pods)
 }
 
 /// Takes the state directory and gives up what a torpord that runs has no use for. To be called before there are threads.
@@ -56,7 +78,7 @@ pub fn prepare(config: Config) -> Result<Prepared> {
     // With all capabilities: on cgroup v2 the kernel asks for CAP_SYS_NICE where running tasks come under cpuset.
     let cgroups = RealCgroups::open(&tag, std::env::var("TORPOR_CGROUP").ok().as_deref())?;
     capabilities::drop_unneeded()?;
-    Ok(Prepared { config, tag, cgroups, _lock: lock })
+    Ok(Prepared { config, tag, cgroups, source: None, _lock: lock })
 }
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
@@ -64,7 +86,7 @@ pub fn prepare(config: Config) -> Result<Prepared> {
 /// # Errors
 /// It can't start; nothing is half started then.
 pub async fn run(prepared: Prepared) -> Result<()> {
-    let Prepared { config, tag, cgroups, _lock } = prepared;
+    let Prepared { config, tag, cgroups, source, _lock } = prepared;
     let (listener, made) = http::listen(&config.socket)?;
     let listeners: Result<Vec<_>> = config.listen.iter().map(http::Listener::bind).collect();
     let listeners = match listeners {
@@ -85,11 +107,16 @@ pub async fn run(prepared: Prepared) -> Result<()> {
             return Err(e);
         }
     };
+    if let Some(source) = source {
+        core.read_settings_from(source);
+    }
     let watch = tokio::spawn(Arc::clone(&network).watch());
     tokio::spawn(Arc::clone(&core).sweep_store());
     tokio::spawn(Arc::clone(&core).save_again());
     tokio::spawn(Arc::clone(&core).drop_orphaned_images());
     tokio::spawn(super::watchdog::give_word(Arc::clone(&core)));
+    #[cfg(feature = "otel")]
+    tokio::spawn(super::otlp::export(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).end_expired_tokens());
     let reload = tokio::sync::watch::Sender::new(());
     let mut served = tokio::task::JoinSet::new();
@@ -101,7 +128,7 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %config.socket.display(), "ready");
-    wait_for_signal(&reload).await?;
+    wait_for_signal(&core, &reload).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     shutdown.cancel();
     watch.abort();
@@ -121,7 +148,7 @@ pub async fn run(prepared: Prepared) -> Result<()> {
 /// # Errors
 /// [`Code::InUse`]: a pod has a sandbox.
 pub async fn leave_nothing(prepared: Prepared) -> Result<()> {
-    let Prepared { config, tag, cgroups, _lock } = prepared;
+    let Prepared { config, tag, cgroups, _lock, .. } = prepared;
     // It is over before it begins: nothing is started again.
     let shutdown = CancellationToken::new();
     shutdown.cancel();
@@ -272,7 +299,7 @@ fn resolvers() -> Vec<std::net::Ipv4Addr> {
 }
 
 /// Waits for SIGTERM or SIGINT; SIGHUP tells those who have something to read anew.
-async fn wait_for_signal(reload: &tokio::sync::watch::Sender<()>) -> Result<()> {
+async fn wait_for_signal(core: &Core, reload: &tokio::sync::watch::Sender<()>) -> Result<()> {
     let what = || "wait for signals".to_owned();
     let mut term = signal(SignalKind::terminate()).attempt(Code::Internal, what)?;
     let mut int = signal(SignalKind::interrupt()).attempt(Code::Internal, what)?;
@@ -282,6 +309,9 @@ async fn wait_for_signal(reload: &tokio::sync::watch::Sender<()>) -> Result<()> 
             _ = term.recv() => return Ok(()),
             _ = int.recv() => return Ok(()),
             _ = hup.recv() => {
+                if let Err(e) = core.reload() {
+                    tracing::error!(error = %e.report(), hint = e.hint_text(), "reload");
+                }
                 let _ = reload.send(());
             }
         }

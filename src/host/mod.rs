@@ -1,6 +1,7 @@
 //! Effects: the only code of the daemon that touches the operating system.
 
 pub mod archive;
+pub mod backup;
 pub mod cache;
 pub mod capabilities;
 pub mod cgroup;

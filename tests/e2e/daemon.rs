@@ -41,7 +41,7 @@ fn random() -> u32 {
 }
 
 /// Where torpor-shim and torpor-init are, as scripts/build puts them.
-fn libexec() -> PathBuf {
+pub fn libexec() -> PathBuf {
     std::env::var_os("TORPOR_LIBEXEC").map_or_else(
         || Path::new(env!("CARGO_BIN_EXE_torpord")).ancestors().nth(2).unwrap().join("dist/bin"),
         PathBuf::from,

@@ -26,6 +26,7 @@ mod listen;
 mod lock;
 mod logs;
 mod metrics;
+mod operate;
 mod pause;
 mod policies;
 mod ports;

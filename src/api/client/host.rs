@@ -1,10 +1,14 @@
 //! Calls about the host, its room and its volumes.
 
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http_body_util::BodyStream;
 use hyper::Method;
 
+use super::body::empty;
 use super::{Client, Result, escape};
 use crate::api::types::capacity::{Capacity, Tier};
-use crate::api::types::system::{DiskUsage, Prune, Pruned};
+use crate::api::types::system::{DiskUsage, LogFilter, Prune, Pruned, Reloaded};
 use crate::api::types::{CreateVolume, Volume};
 
 impl Client {
@@ -35,6 +39,37 @@ impl Client {
     /// [`super::ClientError`].
     pub async fn prune(&self, what: &Prune) -> Result<Pruned> {
         self.post("/v1/system/prune", what).await
+    }
+    /// `POST /v1/system/reload`.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn reload(&self) -> Result<Reloaded> {
+        self.json(Method::POST, "/v1/system/reload", None).await
+    }
+    /// `GET /v1/system/log`.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn log_filter(&self) -> Result<LogFilter> {
+        self.get("/v1/system/log").await
+    }
+    /// `PUT /v1/system/log`.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn set_log_filter(&self, filter: &str) -> Result<LogFilter> {
+        let body = serde_json::to_vec(&LogFilter { filter: filter.into() }).map_err(super::broken)?;
+        self.json(Method::PUT, "/v1/system/log", Some(body)).await
+    }
+    /// `GET /v1/system/backup`: a tar archive. One that is not whole ends with an error.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn backup(&self) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
+        let response = self.send(Method::GET, "/v1/system/backup", "application/x-tar", None, empty()).await?;
+        let frames = BodyStream::new(response.into_body());
+        Ok(frames.map(|f| f.map(|f| f.into_data().unwrap_or_default()).map_err(super::broken)))
     }
     /// `GET /v1/volumes`.
     ///

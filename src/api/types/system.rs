@@ -75,3 +75,23 @@ pub struct Pruned {
     /// What could not be removed, and why.
     pub failed: Vec<String>,
 }
+
+/// What reading the configuration anew has changed, by the names of its keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reloaded {
+    /// What holds from now on: for pods that run too, or, as limits of logs, from their next start.
+    pub changed: Vec<String>,
+    /// What is different in the file and needs a restart of torpord. Pods go on over it.
+    pub needs_restart: Vec<String>,
+    /// What means nothing to this torpord.
+    pub unknown: Vec<String>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogFilter {
+    /// Such as `info`, `debug`, or `info,torpor::host=debug`.
+    pub filter: String,
+}

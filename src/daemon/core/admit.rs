@@ -107,8 +107,9 @@ impl Core {
     fn resources(&self, request: &CreatePod) -> Result<Resources> {
         let mut r = match &request.tier {
             None => DEFAULT_RESOURCES,
-            Some(tier) => *self.config.tiers.get(tier).ok_or_else(|| {
-                let known: Vec<&str> = self.config.tiers.keys().map(String::as_str).collect();
+            Some(tier) => *self.config().tiers.get(tier).ok_or_else(|| {
+                let config = self.config();
+                let known: Vec<&str> = config.tiers.keys().map(String::as_str).collect();
                 let shown: String = tier.chars().take(40).collect();
                 Error::invalid(format!("no tier {shown:?}")).hint(format!("there are {}", known.join(", ")))
             })?,
@@ -149,9 +150,9 @@ impl Core {
     /// A forward that was asked for.
     pub(super) fn port(&self, pair: &PortPair) -> Result<PortRequest> {
         if let Some(host) = pair.host
-            && !self.config.allowed_ports.contains(host)
+            && !self.config().allowed_ports.contains(host)
         {
-            let range = self.config.allowed_ports;
+            let range = self.config().allowed_ports;
             return Err(Error::invalid(format!("host port {host} is out of range"))
                 .hint(format!("{} to {} are allowed (allowed-ports)", range.first, range.last)));
         }

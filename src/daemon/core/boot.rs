@@ -250,8 +250,8 @@ impl Core {
         ShimPlan {
             dir: self.dirs.sandbox(&id),
             log_dir: self.dirs.log(&record.id),
-            log_max_bytes: self.config.log_max_bytes,
-            log_files: self.config.log_files,
+            log_max_bytes: self.config().log_max_bytes,
+            log_files: self.config().log_files,
         }
     }
 

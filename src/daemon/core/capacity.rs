@@ -67,14 +67,14 @@ impl Core {
         let memory = Budget {
             ware: Ware::Memory,
             capacity: memory,
-            head_room: self.config.memory_head_room.unwrap_or_else(|| capacity::head_room(memory)),
-            ratio: self.config.memory_overcommit,
+            head_room: self.config().memory_head_room.unwrap_or_else(|| capacity::head_room(memory)),
+            ratio: self.config().memory_overcommit,
         };
         let disk = Budget {
             ware: Ware::Disk,
             capacity: files::total_bytes(self.dirs.state())?,
-            head_room: self.config.disk_reserve,
-            ratio: self.config.disk_overcommit,
+            head_room: self.config().disk_reserve,
+            ratio: self.config().disk_overcommit,
         };
         Ok((memory, disk))
     }
@@ -142,7 +142,7 @@ impl Core {
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             pods,
             sizes: capacity::SHOWN.into_iter().map(size).collect(),
-            tiers: self.config.tiers.iter().map(tier).collect(),
+            tiers: self.config().tiers.iter().map(tier).collect(),
         })
     }
 }

@@ -1,48 +1,54 @@
 //! What may be wrong with a host, and what to do about it.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::Core;
+use crate::api::doctor::Check;
 use crate::api::types::{Doctor, Finding, Health};
-use crate::host::{command, files};
+use crate::host::{command, files, listeners};
+use crate::model::Protocol;
 
-fn finding(check: &str, result: Result<String, (String, String)>) -> Finding {
+fn finding(check: Check, result: Result<String, (String, String)>) -> Finding {
     let (status, detail, hint) = match result {
         Ok(detail) => ("ok", detail, None),
         Err((detail, hint)) => ("fail", detail, Some(hint)),
     };
-    Finding { check: check.into(), status: status.into(), detail, hint }
+    Finding { check: check.as_str().into(), status: status.into(), detail, hint }
 }
 
-async fn program(name: &str, args: &[&str], package: &str) -> Finding {
+async fn program(check: Check, package: &str) -> Finding {
+    let (name, args) = (check.as_str(), ["--version"]);
     let ran = command::run(&command::EngineCommand::new(name, args.iter().copied()), &[]).await;
     let result = ran
         .map(|o| String::from_utf8_lossy(&o.stdout).lines().next().unwrap_or("").trim().to_owned())
         .map_err(|e| (e.report(), format!("apt-get install {package}")));
-    finding(name, result)
+    finding(check, result)
 }
 
 impl Core {
     /// `GET /v1/doctor`.
     pub async fn doctor(self: &Arc<Self>) -> Doctor {
         let mut findings = vec![self.engine_finding(), kernel(), self.cgroup_finding()];
-        findings.push(program("iptables", &["--version"], "iptables").await);
-        findings.push(program("iptables-restore", &["--version"], "iptables").await);
-        findings.push(program("nsenter", &["--version"], "util-linux").await);
+        findings.push(program(Check::Iptables, "iptables").await);
+        findings.push(program(Check::IptablesRestore, "iptables").await);
+        findings.push(program(Check::Nsenter, "util-linux").await);
         findings.push(forwarding());
         findings.push(self.resolver_finding());
         findings.push(self.disk_finding());
+        findings.push(self.ports_finding());
+        findings.push(self.firewall_finding());
         let store = self.host.store.check().await;
         findings.push(finding(
-            "store",
+            Check::Store,
             store
                 .map(|()| format!("{} answers", self.host.store.shown()))
                 .map_err(|e| (e.report(), e.hint_text().unwrap_or("check the store's URL and credentials").to_owned())),
         ));
         if !self.unreadable.is_empty() {
             findings.push(finding(
-                "database",
+                Check::Database,
                 Err((
                     format!("the records of {} pods can't be read", self.unreadable.len()),
                     "they are left alone; see torpord's log, and restore a backup or use the torpord that wrote them"
@@ -67,7 +73,7 @@ impl Core {
     fn engine_finding(&self) -> Finding {
         let known = self.engine.as_ref().and_then(|d| self.host.engines.get(d).ok());
         finding(
-            "runsc",
+            Check::Runsc,
             known.map(|e| format!("{} ({})", e.version, e.digest)).ok_or_else(|| {
                 let hint = "install runsc (gVisor's own packages, or `apt-get install runsc` on Debian 13) and restart torpord";
                 ("no runsc was found".to_owned(), hint.to_owned())
@@ -76,13 +82,13 @@ impl Core {
     }
 
     fn cgroup_finding(&self) -> Finding {
-        finding("cgroups", Ok(format!("pods are limited below {}", self.host.cgroups.path_for_spec(""))))
+        finding(Check::Cgroups, Ok(format!("pods are limited below {}", self.host.cgroups.path_for_spec(""))))
     }
 
     fn resolver_finding(&self) -> Finding {
         if self.resolvers.is_empty() {
             let mut f = finding(
-                "dns",
+                Check::Dns,
                 Err((
                     "no name server that pods could reach".into(),
                     "set `resolvers` in torpor.toml: the host's own listen on its loopback only".into(),
@@ -92,11 +98,45 @@ impl Core {
             return f;
         }
         let all: Vec<String> = self.resolvers.iter().map(ToString::to_string).collect();
-        finding("dns", Ok(format!("pods ask {}", all.join(", "))))
+        finding(Check::Dns, Ok(format!("pods ask {}", all.join(", "))))
+    }
+
+    /// Ports of pods that torpord does not hold, and who does.
+    fn ports_finding(&self) -> Finding {
+        let held = self.host.ports.held();
+        let mut wanted = 0;
+        let mut taken = Vec::new();
+        for record in self.records() {
+            for f in &record.forwards {
+                wanted += 1;
+                if !held.contains(&(f.host, f.protocol)) {
+                    let who = match f.protocol {
+                        Protocol::Tcp => listeners::who_listens((Ipv4Addr::UNSPECIFIED, f.host).into()),
+                        Protocol::Udp => None,
+                    };
+                    let who = who.unwrap_or_else(|| "another program".into());
+                    taken.push(format!("{}/{} of pod {} is held by {who}", f.host, f.protocol, record.spec.name));
+                }
+            }
+        }
+        let result = if taken.is_empty() {
+            Ok(format!("{wanted} host ports of pods are held"))
+        } else {
+            Err((taken.join("; "), "end that program and restart torpord, or give the pod another port".to_owned()))
+        };
+        finding(Check::Ports, result)
+    }
+
+    fn firewall_finding(&self) -> Finding {
+        let text = files::read_if_present(Path::new("/etc/ufw/ufw.conf")).ok().flatten().unwrap_or_default();
+        let config = self.config();
+        let open: Vec<u16> =
+            config.listen.iter().filter(|l| !l.address.ip().is_loopback()).map(|l| l.address.port()).collect();
+        firewall(&text, &open)
     }
 
     fn disk_finding(&self) -> Finding {
-        let reserve = self.config.disk_reserve;
+        let reserve = self.config().disk_reserve;
         let free = files::free_bytes(self.dirs.state());
         let result = match free {
             Ok(free) if free > reserve => Ok(format!("{} MiB free in {}", free >> 20, self.dirs.state().display())),
@@ -106,8 +146,22 @@ impl Core {
             )),
             Err(e) => Err((e.report(), "look at the disk".into())),
         };
-        finding("disk", result)
+        finding(Check::Disk, result)
     }
+}
+
+/// By the text of ufw.conf and the ports of listeners that are reached from elsewhere.
+fn firewall(ufw: &str, listeners: &[u16]) -> Finding {
+    let active = ufw.lines().any(|l| l.trim().eq_ignore_ascii_case("enabled=yes"));
+    if !active {
+        return finding(Check::Firewall, Ok("ufw is not active".into()));
+    }
+    if listeners.is_empty() {
+        return finding(Check::Firewall, Ok("ufw is active; nothing of torpor's needs a rule".into()));
+    }
+    let lines: Vec<String> = listeners.iter().map(|p| format!("ufw allow {p}/tcp")).collect();
+    let text = "ufw is active: torpord's listeners are reached from elsewhere only if it is told so".to_owned();
+    Finding { status: "warn".into(), ..finding(Check::Firewall, Err((text, lines.join("\n")))) }
 }
 
 fn kernel() -> Finding {
@@ -116,7 +170,7 @@ fn kernel() -> Finding {
     // A module is loaded by the first mount.
     let modules = std::fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).unwrap_or_default();
     finding(
-        "kernel",
+        Check::Kernel,
         if has_overlay(&known, &modules) {
             Ok(release)
         } else {
@@ -134,12 +188,24 @@ fn has_overlay(known: &str, modules: &str) -> bool {
 fn forwarding() -> Finding {
     let on = files::read(Path::new("/proc/sys/net/ipv4/ip_forward")).is_ok_and(|t| t.trim() == "1");
     let result = if on { Ok("on".into()) } else { Err(("off".into(), "sysctl -w net.ipv4.ip_forward=1".into())) };
-    finding("ip_forward", result)
+    finding(Check::IpForward, result)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ufw_is_told_of_what_listens_and_of_nothing_else() {
+        let on = "# comment\nENABLED=yes\n";
+        assert_eq!(firewall("ENABLED=no\n", &[8443]).status, "ok");
+        assert_eq!(firewall(on, &[]).status, "ok");
+        let told = firewall(on, &[8443, 8080]);
+        assert_eq!(
+            (told.status.as_str(), told.hint.as_deref()),
+            ("warn", Some("ufw allow 8443/tcp\nufw allow 8080/tcp"))
+        );
+    }
 
     #[test]
     fn overlayfs_may_be_a_module_that_nobody_has_needed_yet() {

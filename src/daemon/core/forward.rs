@@ -127,7 +127,7 @@ impl Core {
                         host
                     }
                     None => {
-                        let range = self.config.port_range;
+                        let range = self.config().port_range;
                         self.host.ports.reserve_any(range.first..=range.last, protocol, &taken)?
                     }
                 };

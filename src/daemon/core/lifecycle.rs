@@ -74,7 +74,7 @@ impl Core {
         let records = self.records();
         let taken = crate::daemon::db::leased_addresses(records.iter());
         let address = self.addressing.next_free(&taken).ok_or_else(|| {
-            Error::new(Code::Exhausted, format!("no address of {} is left", self.config.pod_cidr))
+            Error::new(Code::Exhausted, format!("no address of {} is left", self.config().pod_cidr))
                 .hint("remove pods that are no longer needed or configure a larger pod-cidr")
         })?;
         let forwards = self.reserve_ports(&spec.ports, &records)?;

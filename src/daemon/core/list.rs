@@ -85,11 +85,6 @@ impl Core {
         self.list_some(&Which::default()).0
     }
 
-    /// The daemon's settings.
-    pub fn config(&self) -> &crate::config::Config {
-        &self.config
-    }
-
     /// Host ports that pods have, of those that sleep or are stopped too.
     pub fn host_ports(&self) -> std::collections::BTreeSet<u16> {
         self.records().iter().flat_map(|r| r.forwards.iter().map(|f| f.host)).collect()

@@ -220,7 +220,7 @@ impl Core {
         page.gauge("torpor_capacity_promised_bytes", "What is promised to pods", of(|b| b.promised));
         let free = files::free_bytes(self.dirs.state())?;
         page.gauge("torpor_disk_free_bytes", "Free bytes of the state directory's disk", one(free));
-        let reserve = one(self.config.disk_reserve);
+        let reserve = one(self.config().disk_reserve);
         page.gauge("torpor_disk_reserve_bytes", "Bytes of that disk that are kept free", reserve);
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod admit;
 mod assign;
+pub mod backup;
 mod boot;
 mod capacity;
 mod copy;
@@ -28,6 +29,7 @@ mod restart;
 mod root;
 mod secrets;
 mod service;
+pub mod settings;
 mod sleep;
 mod snapshots;
 mod stats;
@@ -98,7 +100,7 @@ pub struct Host {
 
 /// The service.
 pub struct Core {
-    config: Config,
+    settings: settings::Settings,
     tag: InstanceTag,
     dirs: Dirs,
     boot_id: String,
@@ -182,7 +184,7 @@ impl Core {
         let pods = records.into_iter().map(|r| (r.id.clone(), Pod::new(r, &told))).collect();
         Ok(Arc::new(Core {
             addressing: Addressing::new(config.pod_cidr)?,
-            config,
+            settings: settings::Settings::new(config),
             tag,
             dirs,
             boot_id,

@@ -241,7 +241,7 @@ impl Core {
         files::create_dir_all(&dir, 0o700)?;
         progress.phase("save");
         progress.total(memory); // at most: page cache and what is the sandbox's own are not saved
-        let limit = self.config.freeze_limit;
+        let limit = self.config().freeze_limit;
         let too_long = || {
             let name = &record.spec.name;
             Error::new(
@@ -436,7 +436,7 @@ impl Core {
         let name = record.runtime_id().to_string();
         let memory = self.host.cgroups.usage(&name).await?.memory;
         self.require_free(
-            memory.saturating_add(volumes).saturating_add(self.config.disk_reserve),
+            memory.saturating_add(volumes).saturating_add(self.config().disk_reserve),
             &format!("save pod {}", record.spec.name),
         )?;
         Ok(memory)
@@ -444,7 +444,7 @@ impl Core {
 
     /// After a checkpoint: a breached reserve means that its files may be truncated.
     async fn require_reserve(&self) -> Result<()> {
-        self.require_free(self.config.disk_reserve / 2, "keep the checkpoint")
+        self.require_free(self.config().disk_reserve / 2, "keep the checkpoint")
     }
 
     fn require_free(&self, need: u64, what: &str) -> Result<()> {

@@ -51,8 +51,8 @@ impl Core {
         let plan = crate::host::shim::ShimPlan {
             dir: self.dirs.sandbox(id),
             log_dir: self.dirs.log(&id.pod),
-            log_max_bytes: self.config.log_max_bytes,
-            log_files: self.config.log_files,
+            log_max_bytes: self.config().log_max_bytes,
+            log_files: self.config().log_files,
         };
         match self.host.shims.connect(&plan).await? {
             Some(shim) => shim.end().await,

@@ -235,7 +235,7 @@ impl Core {
     /// [`Code::Forbidden`].
     pub fn reach<'a>(&self, caller: &Caller, sources: impl Iterator<Item = &'a str>) -> Result<()> {
         let mut of_host = sources.filter(|s| s.starts_with('/'));
-        of_host.try_for_each(|s| caller.reach(std::path::Path::new(s), &self.config.token_host_paths))
+        of_host.try_for_each(|s| caller.reach(std::path::Path::new(s), &self.config().token_host_paths))
     }
 
     /// As [`Core::reach`], for all that a snapshot's pod had.

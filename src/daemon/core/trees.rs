@@ -82,7 +82,7 @@ impl Core {
         for (n, volume) in kept(record) {
             let packed = async {
                 // What runs may have made more of it since the room was looked at.
-                let most = files::free_bytes(self.dirs.state())?.saturating_sub(self.config.disk_reserve);
+                let most = files::free_bytes(self.dirs.state())?.saturating_sub(self.config().disk_reserve);
                 for open in self.open_volumes(std::slice::from_ref(volume))? {
                     let file = dir.join(pack::volume_file(n));
                     self.host.layers.pack_tree(&open.while_open(), &file, most).await?;
@@ -115,7 +115,7 @@ impl Core {
         let path = self.volume_path(&volume.source);
         let place = Place::of(&path)?;
         let free = path.parent().map_or(Ok(u64::MAX), files::free_bytes)?;
-        if free < need.saturating_add(self.config.disk_reserve) {
+        if free < need.saturating_add(self.config().disk_reserve) {
             let text = format!("{need} bytes are needed and {free} are free where it lies");
             return Err(Error::new(Code::Exhausted, text).hint("free space there; the pod is as it was"));
         }

@@ -112,6 +112,25 @@ impl Db {
         ran.await.attempt(Code::Internal, || format!("{what} in the database"))?
     }
 
+    /// Writes a copy of it as it is now into a new file. There pods are of another boot: wherever it is used, nothing of what runs
+    /// now is there.
+    ///
+    /// # Errors
+    /// The file is there, or can't be written.
+    pub async fn copy_to(&self, path: std::path::PathBuf) -> Result<()> {
+        const WHAT: &str = "copy the database";
+        const OTHER: &str = "UPDATE pods SET record = json_set(record, '$.bootId', 'before the backup')
+            WHERE json_valid(record) AND json_extract(record, '$.bootId') IS NOT NULL";
+        let connection = Arc::clone(&self.connection);
+        let copied = tokio::task::spawn_blocking(move || {
+            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            connection.execute("VACUUM INTO ?1", [path.display().to_string()]).map_err(|e| refused(WHAT, e))?;
+            let copy = rusqlite::Connection::open(&path).map_err(|e| refused(WHAT, e))?;
+            copy.execute(OTHER, []).map_err(|e| refused(WHAT, e))
+        });
+        copied.await.attempt(Code::Internal, || WHAT.into())?.map(drop)
+    }
+
     /// Every pod. A record that can't be read is returned as its id and the reason: nothing of it may be touched.
     ///
     /// # Errors

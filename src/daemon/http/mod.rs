@@ -16,6 +16,7 @@ mod list;
 mod listen;
 mod logs;
 mod metrics;
+mod operate;
 mod pods;
 mod ports;
 mod routes;

@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    answer, events, exec_socket, files, idempotency, list, logs, metrics, pods, ports, scopes, stats, store, stream,
-    system, terminal, tokens, traces, update, volumes,
+    answer, events, exec_socket, files, idempotency, list, logs, metrics, operate, pods, ports, scopes, stats, store,
+    stream, system, terminal, tokens, traces, update, volumes,
 };
 use crate::daemon::core::Core;
 use crate::model::token::Caller;
@@ -45,6 +45,9 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::tiers))
         .routes(routes!(system::df))
         .routes(routes!(system::prune))
+        .routes(routes!(operate::reload))
+        .routes(routes!(operate::log_filter, operate::set_log_filter))
+        .routes(routes!(operate::backup))
         .routes(routes!(metrics::metrics))
         .routes(routes!(traces::list))
         .routes(routes!(volumes::list, volumes::create))
