@@ -8,6 +8,7 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(__file__))
 from harness import note, show
+from many import MANY
 from raw import Raw
 from rows import ROWS, Bench
 from torpord import Torpord
@@ -34,9 +35,10 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Ratios of torpor against baselines taken in the same run.")
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--times", type=int, help="pairs of each row")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="of " + " ".join(ROWS))
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="of " + " ".join(ROWS) + "; by name only: " + " ".join(MANY))
     arguments = parser.parse_args()
-    unknown = [r for r in arguments.rows if r not in ROWS]
+    every = ROWS | MANY
+    unknown = [r for r in arguments.rows if r not in every]
     if unknown:
         parser.error(f"no row {' '.join(unknown)}")
     binaries, repository, runsc = (os.environ[n] for n in ("TORPOR_LIBEXEC", "TORPOR_REPOSITORY", "TORPOR_BENCH_RUNSC"))
@@ -48,8 +50,9 @@ def main():
         daemon.call("POST", "/v1/images?name=bench", open(tar, "rb"), "application/octet-stream")
         bench = Bench(daemon, raw, binaries, runsc)
         bench.image = tar
+        bench.show = lambda row: show(row, arguments.json)
         for name in arguments.rows or ROWS:
-            work_of, times = ROWS[name]
+            work_of, times = every[name]
             note(f"{name} ...")
             show(work_of(bench, arguments.times or times), arguments.json)
     finally:
