@@ -4,3 +4,6 @@
 mod architecture;
 mod document;
 mod specification;
+#[path = "../support/mod.rs"]
+mod support;
+mod vagrant;
