@@ -7,6 +7,7 @@ mod agent_crashes;
 mod containers;
 #[path = "../e2e/daemon.rs"]
 mod daemon;
+mod dev_stack;
 mod devpod;
 mod devpod_ssh;
 #[path = "../support/host.rs"]
