@@ -61,13 +61,43 @@ pub(super) fn become_session_of(replica: BorrowedFd<'_>) -> nix::Result<()> {
 struct Look {
     /// Place of the next byte.
     at: u64,
-    /// Where to stop.
+    /// Where to stop: so many bytes behind what was had.
     upto: u64,
+    window: u64,
+    /// Bytes that were passed over, with the place of the first that was sent after them. They are in nobody's way.
+    gaps: Vec<(u64, u64)>,
     /// Since when the terminal waits.
     stuck: Option<i64>,
     /// It was waited for long enough.
     given_up: bool,
     told_end: bool,
+}
+
+impl Look {
+    /// How many bytes may be sent now.
+    fn room(&self) -> usize {
+        let skipped: u64 = self.gaps.iter().map(|(_, bytes)| bytes).sum();
+        usize::try_from(self.upto.saturating_add(skipped).saturating_sub(self.at)).unwrap_or(usize::MAX)
+    }
+
+    /// Passes over what is not kept any more.
+    fn skip_to(&mut self, start: u64) {
+        if start > self.at {
+            self.gaps.push((start, start - self.at));
+            self.at = start;
+        }
+    }
+
+    fn allow(&mut self, upto: u64) {
+        self.upto = self.upto.max(upto);
+        let had = self.upto.saturating_sub(self.window);
+        self.gaps.retain(|(place, _)| *place > had);
+    }
+
+    /// Whether so much is still to be sent that more would soon be lost.
+    fn lags(&self, end: u64) -> bool {
+        end.saturating_sub(self.at) > KEPT as u64 / 2
+    }
 }
 
 /// What init knows of a terminal besides its program.
@@ -128,7 +158,7 @@ impl Terminal {
         let known = from.filter(|f| *f <= self.scrollback.end());
         let at = known.map_or_else(|| self.scrollback.beginning(), |f| f.max(self.scrollback.start()));
         let upto = at.saturating_add(window);
-        self.look = Some(Look { at, upto, stuck: None, given_up: false, told_end: false });
+        self.look = Some(Look { at, upto, window, gaps: Vec::new(), stuck: None, given_up: false, told_end: false });
         at
     }
 
@@ -137,10 +167,13 @@ impl Terminal {
     }
 
     /// More may be sent.
-    pub(super) fn allow(&mut self, upto: u64) {
+    pub(super) fn allow(&mut self, upto: u64, now: i64) {
+        let end = self.scrollback.end();
         if let Some(look) = &mut self.look {
-            look.upto = look.upto.max(upto);
-            (look.stuck, look.given_up) = (None, false);
+            look.allow(upto);
+            // It reads: it is waited for anew, and until it has come nearer. Each small step must not cost it a piece.
+            look.given_up = false;
+            look.stuck = look.lags(end).then_some(now);
         }
     }
 
@@ -149,7 +182,7 @@ impl Terminal {
         self.scrollback.push(data);
         let end = self.scrollback.end();
         if let Some(look) = &mut self.look
-            && end.saturating_sub(look.at.min(look.upto)) > KEPT as u64 / 2
+            && look.lags(end)
             && !look.given_up
         {
             look.stuck.get_or_insert(now);
@@ -186,13 +219,16 @@ impl Terminal {
     /// The next piece of output to send, with its place.
     pub(super) fn next_piece(&mut self) -> Option<(u64, Vec<u8>)> {
         let look = self.look.as_mut()?;
-        let at = look.at.max(self.scrollback.start());
-        let most = PIECE.min(usize::try_from(look.upto.saturating_sub(at)).unwrap_or(PIECE));
-        let (place, data) = self.scrollback.read(at, most);
-        if data.is_empty() {
+        let most = PIECE.min(look.room());
+        if most == 0 || look.at == self.scrollback.end() {
             return None;
         }
+        look.skip_to(self.scrollback.start());
+        let (place, data) = self.scrollback.read(look.at, most);
         look.at = place + data.len() as u64;
+        if !look.lags(self.scrollback.end()) {
+            look.stuck = None;
+        }
         Some((place, data))
     }
 
@@ -227,7 +263,7 @@ mod tests {
         let end = TerminalEnd { code: Some(3), ..TerminalEnd::default() };
         t.end = Some(end);
         assert_eq!(t.end_to_tell(), None, "not all was sent");
-        t.allow(100);
+        t.allow(100, 0);
         assert_eq!(t.next_piece(), Some((10, b" after".to_vec())));
         assert_eq!((t.end_to_tell(), t.end_to_tell()), (Some(end), None));
         // Another look from the middle, and one from another life's place.
@@ -246,19 +282,82 @@ mod tests {
         assert_eq!(t.wakes_at(), Some(7 + PATIENCE_MS));
         t.on_timer(6 + PATIENCE_MS);
         assert!(t.waits());
-        t.allow(2000);
-        assert!(!t.waits(), "it reads again");
-        t.take(b"x", 10);
-        t.on_timer(10 + PATIENCE_MS);
+        t.allow(2000, 9);
+        assert_eq!(t.wakes_at(), Some(9 + PATIENCE_MS), "it reads again");
+        assert!(t.next_piece().is_some() && t.waits(), "but has not come near");
+        t.on_timer(9 + PATIENCE_MS);
         assert!(!t.waits() && t.wakes_at().is_none());
         t.take(&vec![b'x'; KEPT], 20);
         assert!(!t.waits(), "it does not read");
-        t.allow(u64::MAX);
-        let (place, _) = t.next_piece().unwrap();
-        assert_eq!(place, t.scrollback.start(), "the oldest are gone");
+        let start = t.scrollback.start();
+        assert_eq!((t.next_piece(), t.next_piece()), (None, None), "the oldest are gone, and there is no room");
+        t.allow(2100, 21);
+        let (place, data) = t.next_piece().unwrap();
+        assert_eq!((place, data.len()), (start, 100), "what was passed over takes no room");
         t.look_away();
         t.take(&vec![b'x'; KEPT], 20);
         assert!(!t.waits() && t.next_piece().is_none());
+    }
+
+    #[test]
+    fn who_reads_in_small_steps_misses_nothing() {
+        const WINDOW: u64 = 1000;
+        let mut t = terminal();
+        t.look(None, WINDOW);
+        let (mut had, mut said) = (0, 0);
+        for n in 0..50_000 {
+            if !t.waits() {
+                t.take(&[b'x'; 4096], n);
+                said += 4096;
+            }
+            while let Some((place, data)) = t.next_piece() {
+                assert_eq!(place, had);
+                had += data.len() as u64;
+            }
+            t.allow(had - had.min(3) + WINDOW, n);
+            t.on_timer(n);
+        }
+        assert!(had > 10_000_000 && said - had <= KEPT as u64);
+    }
+
+    #[test]
+    fn who_was_given_up_and_reads_again_gets_the_rest() {
+        const WINDOW: u64 = 1000;
+        let mut t = terminal();
+        t.look(None, WINDOW);
+        let (mut had, mut missed) = (0, 0);
+        for round in 0..20 {
+            for _ in 0..20 {
+                t.take(&[b'x'; 65536], round * 10_000);
+                t.on_timer(round * 10_000 + PATIENCE_MS);
+            }
+            // It has taken what was sent before, a half of it at a time.
+            let mut flying = Vec::new();
+            for _ in 0..4 {
+                while let Some(piece) = t.next_piece() {
+                    flying.push(piece);
+                }
+                assert!(flying.iter().map(|(_, d)| d.len() as u64).sum::<u64>() <= WINDOW);
+                for (place, data) in flying.drain(..flying.len().div_ceil(2)) {
+                    missed += place - had;
+                    had = place + data.len() as u64;
+                    t.allow(had + WINDOW, round * 10_000);
+                }
+            }
+            for (place, data) in flying {
+                missed += place - had;
+                had = place + data.len() as u64;
+            }
+        }
+        assert!(missed > 0);
+        t.allow(had + WINDOW, 0);
+        while let Some((place, data)) = t.next_piece() {
+            had = place + data.len() as u64;
+            t.allow(had + WINDOW, 0);
+        }
+        assert_eq!(had, t.scrollback.end());
+        t.end = Some(TerminalEnd::default());
+        assert!(t.end_to_tell().is_some());
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Init {
             }
             TerminalAsk::Credit { number, upto } => {
                 if let Some(t) = self.terminal(number) {
-                    t.allow(upto);
+                    t.allow(upto, now_ms());
                 }
                 self.pump(number);
             }
