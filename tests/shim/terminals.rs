@@ -184,12 +184,20 @@ async fn terminals_are_bounded_removed_and_timed() {
         pod.shim.terminals().await.unwrap().iter().any(|t| t.id == "short" && t.end.is_some())
     })
     .await;
-    let timed = NewTerminal { exec: shell("echo begun; exec sleep 1000"), size: None, timeout_ms: Some(300) };
+    // The places of those that were removed above are free when they are gone for good.
+    for n in 0..3 {
+        until("there is room", || async {
+            pod.shim.open(&StreamAsk::Terminal(quiet(&format!("next{n}"), "true"))).await.is_ok()
+        })
+        .await;
+    }
+    assert!(pod.shim.terminals().await.unwrap().iter().all(|t| t.id != "short"));
+    let timed = NewTerminal { exec: shell("echo begun; exec sleep 1000"), size: None, timeout_ms: Some(2000) };
+    until("there is room", || async { pod.shim.terminals().await.unwrap().iter().any(|t| t.end.is_some()) }).await;
     let mut s = open(&pod, OpenTerminal { create: Some(timed), ..terminal("timed", None) }).await;
     let (text, ended) = read(&mut s, "").await;
     let ended = ended.unwrap();
     assert!(ended.timed_out && ended.signal == Some(9) && text.contains("begun"), "{text} {ended:?}");
-    assert!(pod.shim.terminals().await.unwrap().iter().all(|t| t.id != "short"));
     assert_eq!(refused(terminal("x", None)).await, Code::NotFound);
     let mut missing = terminal("x", Some(""));
     missing.create.as_mut().unwrap().exec.command = vec!["nothing-here".into()];
