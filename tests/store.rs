@@ -30,6 +30,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         name: "web".parse().unwrap(),
         image: "base".parse().unwrap(),
         command: vec!["x".into()],
+        entrypoint: None,
         env: Default::default(),
         resources: Resources { cpu_millis: 1000, memory: 1 << 28, pids: 100, disk: 1 << 30 },
         ports: vec![],

@@ -31,6 +31,9 @@ pub struct CreatePod {
     /// What is run: replaces the image's default arguments, and is handed to its entry point if it has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// What is run in the place of the image's entry point; the image's default arguments go with it. Empty: no entry point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// Environment on top of the image's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -189,6 +192,9 @@ pub struct Pod {
     pub image: String,
     /// What it was asked to run; empty: the image's own command.
     pub command: Vec<String>,
+    /// What it runs: the entry point and its arguments, given or the image's.
+    #[serde(default)]
+    pub program: Vec<String>,
     /// Names of the variables set for it. Values are not shown.
     pub env_names: Vec<String>,
     /// Its secrets, without their values.
@@ -285,6 +291,21 @@ pub struct StopPod {
     /// Seconds until it is killed. Default 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u64>,
+}
+
+/// How to restart a pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestartPod {
+    /// Name or number; default: the image's, else SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// Seconds until it is killed. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u64>,
+    /// Values of secrets that were given with an earlier request: needed after a reboot of the host, and to change them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretValue>,
 }
 
 /// A signal to send.

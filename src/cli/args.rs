@@ -9,6 +9,7 @@ use super::cp::Cp;
 use super::events::Events;
 use super::health::Health;
 use super::keys::LeaveKeys;
+use super::list::{Images, Inspect, Ps};
 use super::port::Port;
 use super::prune::ImagePrune;
 use super::secret::{Again, Secrets};
@@ -21,6 +22,9 @@ use super::up::{Down, Shell, Up};
 use super::update::Update;
 use super::volume::Volume;
 
+/// Under what help shows the options that all commands have.
+pub(super) const GLOBAL: &str = "Global options";
+
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "torpor", version, propagate_version = true)]
@@ -28,7 +32,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub(super) access: Access,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -51,22 +55,9 @@ pub(super) enum Command {
     /// Tell ssh of a pod: a Host for its configuration
     SshConfig(ssh::Config),
     /// List pods
-    Ps {
-        /// All of them, not only those that run or sleep
-        #[arg(short, long)]
-        all: bool,
-        /// Only ids
-        #[arg(short, long)]
-        quiet: bool,
-        /// Only those with label=NAME[=VALUE], name=PART, or state=STATE
-        #[arg(short, long, value_name = "KEY=VALUE")]
-        filter: Vec<String>,
-    },
+    Ps(Ps),
     /// Show all about pods
-    Inspect {
-        #[arg(required = true)]
-        pods: Vec<String>,
-    },
+    Inspect(Inspect),
     /// Run a command in a pod
     Exec(Exec),
     /// Follow a pod's command, or one of its terminals; ctrl-p ctrl-q leaves a terminal
@@ -101,6 +92,19 @@ pub(super) enum Command {
     },
     /// Stop pods
     Stop {
+        /// Seconds until they are killed
+        #[arg(short, long)]
+        time: Option<u64>,
+        /// Signal to send first
+        #[arg(short, long)]
+        signal: Option<String>,
+        #[arg(required = true)]
+        pods: Vec<String>,
+    },
+    /// Stop pods and start them again
+    Restart {
+        #[command(flatten)]
+        again: Again,
         /// Seconds until they are killed
         #[arg(short, long)]
         time: Option<u64>,
@@ -184,6 +188,13 @@ pub(super) enum Command {
     /// Images
     #[command(subcommand)]
     Image(Image),
+    /// List images, as `image ls` does
+    Images(Images),
+    /// Remove images, as `image rm` does
+    Rmi {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
     /// Tokens for those who come by TCP
     #[command(subcommand)]
     Token(Token),
@@ -241,6 +252,9 @@ pub(super) struct Run {
     /// A variable; without a value that of the caller
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(super) env: Vec<String>,
+    /// What is run in the place of the image's entry point, whose default arguments go with it; "" for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) entrypoint: Option<String>,
     #[command(flatten)]
     pub(super) secrets: Secrets,
     /// Variables from a file
@@ -365,7 +379,8 @@ pub(super) enum Image {
         source: String,
     },
     /// List images
-    Ls,
+    #[command(visible_alias = "list")]
+    Ls(Images),
     /// Show an image
     Inspect { image: String },
     /// Remove images

@@ -6,10 +6,10 @@ use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure, say};
 use super::{
-    attach, cp, dial, doctor, logs, port, prune, run, ssh, stats, support, system, token, top, trace, up, volume,
+    attach, cp, dial, doctor, list, logs, port, prune, run, ssh, stats, support, system, token, top, trace, up, volume,
 };
 use crate::api::client::Client;
-use crate::api::types::{self, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
+use crate::api::types::{self, RestartPod, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
 
 type Done = Result<u8, Failure>;
 
@@ -30,8 +30,8 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Attach(args) => attach::attach(&client()?, &args).await,
         Command::Terminal(command) => attach::terminals(&client()?, &command, json).await,
         Command::Top { pod } => top::top(&client()?, &pod, json).await,
-        Command::Ps { all, quiet, filter } => ps(&client()?, all, quiet, &filter, json).await,
-        Command::Inspect { pods } => inspect(&client()?, &pods).await,
+        Command::Ps(args) => list::ps(&client()?, &args, json).await,
+        Command::Inspect(args) => list::inspect(&client()?, &args, json).await,
         Command::Logs { follow, tail, since, timestamps, pod } => {
             let wanted = logs::Wanted { pod: &pod, tail, since: since.as_deref(), timestamps, json };
             if follow { logs::follow(&client()?, &wanted).await } else { logs::show(&client()?, &wanted).await }
@@ -43,6 +43,10 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Stop { time, signal, pods } => {
             let (c, how) = (client()?, StopPod { signal, grace_seconds: time });
             each(&pods, json, async |p| c.stop(p, &how).await.map(Some)).await
+        }
+        Command::Restart { again, time, signal, pods } => {
+            let (c, how) = (client()?, RestartPod { signal, grace_seconds: time, secrets: again.values()? });
+            each(&pods, json, async |p| c.restart(p, &how).await.map(Some)).await
         }
         Command::Kill { signal, pods } => {
             let c = client()?;
@@ -90,6 +94,8 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Wait { pods } => wait(&client()?, &pods, json).await,
         Command::Snapshot(command) => snapshot(&client()?, command, json).await,
         Command::Image(command) => image(&client()?, command, json).await,
+        Command::Images(args) => list::images(&client()?, &args, json).await,
+        Command::Rmi { images } => image(&client()?, Image::Rm { images }, json).await,
         Command::Token(command) => token::token(&client()?, command, json).await,
         Command::Volume(command) => volume::run(&client()?, command, json).await,
         Command::System(command) => system::run(&client()?, command, json).await,
@@ -147,52 +153,6 @@ pub(super) async fn with_bar<T, F: Future<Output = T>>(work: impl FnOnce(Show<'s
     done
 }
 
-async fn ps(client: &Client, all: bool, quiet: bool, filter: &[String], json: bool) -> Done {
-    let split = |f: &String| match f.split_once('=') {
-        Some((key @ ("label" | "name" | "state"), value)) => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(Failure::Own(format!("{f:?} is no filter: label=NAME[=VALUE], name=PART or state=STATE"))),
-    };
-    let filter = filter.iter().map(split).collect::<Result<Vec<_>, _>>()?;
-    // As docker: whoever names a state wants to see it.
-    let all = all || filter.iter().any(|(key, _)| key == "state");
-    let query: Vec<(&str, String)> = filter.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    let mut pods = client.pods_where(&crate::api::client::query(&query)).await?;
-    pods.retain(|p| all || p.restart_at.is_some() || !matches!(p.state.as_str(), "stopped" | "created" | "failed"));
-    if json {
-        output::json(&pods);
-    } else if quiet {
-        pods.iter().for_each(|p| say!("{}", &p.id[..12.min(p.id.len())]));
-    } else {
-        let rows: Vec<Vec<String>> = pods
-            .iter()
-            .map(|p| {
-                let id = p.id.chars().take(12).collect();
-                let created = p.created_at.split('.').next().unwrap_or("").replace('T', " ");
-                vec![
-                    id,
-                    p.name.clone(),
-                    p.image.clone(),
-                    output::state(p),
-                    p.address.clone(),
-                    output::ports(p),
-                    created,
-                ]
-            })
-            .collect();
-        output::table(&["POD ID", "NAME", "IMAGE", "STATE", "ADDRESS", "PORTS", "CREATED (UTC)"], &rows);
-    }
-    Ok(0)
-}
-
-async fn inspect(client: &Client, pods: &[String]) -> Done {
-    let mut all = Vec::new();
-    for pod in pods {
-        all.push(client.inspect(pod).await?);
-    }
-    output::json(&all);
-    Ok(0)
-}
-
 /// `10m` or `2h` as a time; anything else is one already.
 pub(super) fn since(text: &str) -> Result<String, Failure> {
     if text.contains('T') {
@@ -227,15 +187,8 @@ async fn snapshot(client: &Client, command: Snapshot, json: bool) -> Done {
             let rows: Vec<Vec<String>> = all
                 .iter()
                 .map(|s| {
-                    let created = s.created_at.split('.').next().unwrap_or("").replace('T', " ");
-                    vec![
-                        s.id.clone(),
-                        s.pod.clone(),
-                        s.image.clone(),
-                        output::bytes(s.size),
-                        output::bytes(s.stored),
-                        created,
-                    ]
+                    let (size, stored) = (output::bytes(s.size), output::bytes(s.stored));
+                    vec![s.id.clone(), s.pod.clone(), s.image.clone(), size, stored, list::time(&s.created_at)]
                 })
                 .collect();
             output::table(&["SNAPSHOT ID", "POD", "IMAGE", "SIZE", "STORED", "CREATED (UTC)"], &rows);
@@ -270,22 +223,7 @@ async fn image(client: &Client, command: Image, json: bool) -> Done {
             };
             if json { output::json(&imported) } else { say!("{} {}", imported.name, imported.id) }
         }
-        Image::Ls => {
-            let all = client.images().await?;
-            if json {
-                output::json(&all);
-                return Ok(0);
-            }
-            let rows: Vec<Vec<String>> = all
-                .iter()
-                .map(|i| {
-                    let id = i.id.chars().skip("sha256:".len()).take(12).collect();
-                    let created = i.created_at.split('.').next().unwrap_or("").replace('T', " ");
-                    vec![i.name.clone(), id, i.layers.len().to_string(), output::bytes(i.size), created]
-                })
-                .collect();
-            output::table(&["IMAGE", "ID", "LAYERS", "SIZE", "CREATED (UTC)"], &rows);
-        }
+        Image::Ls(args) => return list::images(client, &args, json).await,
         Image::Inspect { image } => output::json(&client.inspect_image(&image).await?),
         Image::Prune(args) => return prune::images(client, &args, json).await,
         Image::Rm { images } => {

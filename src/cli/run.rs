@@ -82,6 +82,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
     Ok(CreatePod {
         name: run.name.clone(),
         image: run.image.clone(),
+        entrypoint: run.entrypoint.as_ref().map(|e| Some(e.clone()).filter(|e| !e.is_empty()).into_iter().collect()),
         command: run.command.clone(),
         env,
         tier: run.tier.clone(),

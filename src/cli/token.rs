@@ -1,9 +1,11 @@
 //! `token`, and the token of the caller's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
+use super::args::GLOBAL;
 use super::output::{self, Failure, say};
 use crate::api::client::Client;
 use crate::api::types::{CreateToken, NewToken, RotateToken};
@@ -18,28 +20,43 @@ pub(super) struct Access {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "TORPOR_HOST",
         default_value = DEFAULT,
         value_name = "unix://PATH|ssh://USER@HOST|tcp://HOST:PORT|https://HOST:PORT"
     )]
     host: String,
     /// File with the token to show; without it TORPOR_TOKEN, for those who know that other processes of theirs can read it
-    #[arg(long, global = true, env = "TORPOR_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "TORPOR_TOKEN_FILE", value_name = "FILE", value_parser = any_path())]
     token_file: Option<PathBuf>,
     /// Authorities (PEM) whose certificates are good; without it the system's
-    #[arg(long, global = true, env = "TORPOR_CA_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "TORPOR_CA_FILE", value_name = "FILE", value_parser = any_path())]
     ca_file: Option<PathBuf>,
 }
 
+/// A path that may be empty: as shells and units have it, an empty variable is one that is not set.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+fn set(path: Option<&PathBuf>) -> Option<&Path> {
+    path.map(PathBuf::as_path).filter(|p| !p.as_os_str().is_empty())
+}
+
 impl Access {
+    /// Where it is.
+    fn host(&self) -> &str {
+        if self.host.trim().is_empty() { DEFAULT } else { &self.host }
+    }
+
     /// What another call of this program has to be told to reach the same torpord. A token itself is not among it.
     pub(super) fn arguments(&self) -> Result<Vec<String>, Failure> {
         let mut all = Vec::new();
-        if self.host != DEFAULT {
-            all.push(format!("--host={}", self.host));
+        if self.host() != DEFAULT {
+            all.push(format!("--host={}", self.host()));
         }
         for (name, file) in [("token-file", &self.token_file), ("ca-file", &self.ca_file)] {
-            let Some(file) = file else { continue };
+            let Some(file) = set(file.as_ref()) else { continue };
             let whole = std::fs::canonicalize(file).map_err(|e| Failure::Own(format!("{}: {e}", file.display())))?;
             all.push(format!("--{name}={}", whole.display()));
         }
@@ -48,13 +65,13 @@ impl Access {
 
     /// Whether torpord is asked by a socket of this host.
     pub(super) fn is_local(&self) -> bool {
-        std::path::Path::new(self.host.strip_prefix("unix://").unwrap_or(&self.host)).is_absolute()
+        Path::new(self.host().strip_prefix("unix://").unwrap_or(self.host())).is_absolute()
     }
 
     /// The client that was asked for.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let client = Client::trusting(&self.host, self.ca_file.as_deref())?;
-        let token = match &self.token_file {
+        let client = Client::trusting(self.host(), set(self.ca_file.as_ref()))?;
+        let token = match set(self.token_file.as_ref()) {
             Some(path) => {
                 let read = std::fs::read_to_string(path);
                 let text = read.map_err(|e| Failure::Own(format!("read the token in {}: {e}", path.display())))?;

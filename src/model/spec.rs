@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HealthCheck, ImageName, PodName, Protocol, RestartPolicy, Secret};
+use super::{HealthCheck, ImageConfig, ImageName, PodName, Protocol, RestartPolicy, Secret};
 
 /// Limits of a pod. All of them hold for the sandbox as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,9 @@ pub struct PodSpec {
     pub image: ImageName,
     /// What is run; empty: the image's own command.
     pub command: Vec<String>,
+    /// What is run in the place of the image's entry point; none: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// Environment on top of the image's. Kept in the database (mode 0600), never in a bundle, an argv or a snapshot's manifest.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -133,4 +136,17 @@ pub struct PodSpec {
     /// Whether it is removed when its command has ended and is not to be started again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_remove: bool,
+}
+
+impl PodSpec {
+    /// What is run: as docker, a command that is given replaces the image's default arguments and leaves its entry point, and
+    /// an entry point that is given leaves nothing of the image's.
+    pub fn program(&self, image: &ImageConfig) -> Vec<String> {
+        let (entrypoint, arguments) = match &self.entrypoint {
+            Some(own) => (own, &self.command),
+            None if self.command.is_empty() => (&image.entrypoint, &image.cmd),
+            None => (&image.entrypoint, &self.command),
+        };
+        entrypoint.iter().chain(arguments).cloned().collect()
+    }
 }

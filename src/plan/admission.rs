@@ -23,8 +23,10 @@ const MOST_LAUNCH: usize = 2 << 20;
 /// [`crate::model::Code::InvalidRequest`], with what is wrong.
 pub fn check(spec: &PodSpec) -> Result<()> {
     command(&spec.command)?;
+    let entrypoint = spec.entrypoint.as_deref().unwrap_or_default();
+    command(entrypoint)?;
     env(spec.env.iter())?;
-    let launch = spec.command.iter().map(String::len).sum::<usize>()
+    let launch = spec.command.iter().chain(entrypoint).map(String::len).sum::<usize>()
         + spec.env.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
     if launch > MOST_LAUNCH {
         return Err(Error::invalid(format!("command and environment have more than {MOST_LAUNCH} bytes")));

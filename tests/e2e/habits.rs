@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::daemon::{self, Daemon, script};
 
-fn shell(d: &Daemon, line: &str) -> (Option<i32>, String, String) {
+/// What a line of a shell gives: its exit code, output and errors.
+pub(crate) fn shell(d: &Daemon, line: &str) -> (Option<i32>, String, String) {
     let path = std::path::Path::new(env!("CARGO_BIN_EXE_torpor")).parent().unwrap().display().to_string();
     let o = Command::new("bash")
         .args(["-c", line])

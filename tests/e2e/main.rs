@@ -1,9 +1,12 @@
 //! End to end: a real torpord, real runsc, real namespaces, a real object store.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs, reason = "tests")]
 
+#[path = "../archives/mod.rs"]
+mod archives;
 mod badinput;
 mod capacity;
 mod cli;
+mod commands;
 mod concurrency;
 mod cut;
 #[allow(dead_code, reason = "shared with other test binaries")]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use torpor::api::types::{
-    CreatePod, ExecPod, KillPod, PortPair, PortSpec, RenamePod, RestorePod, RestoreSnapshot, SecretSpec, SecretText,
-    SecretValue, Size, StartPod, StopPod, UpdatePod, WakePod,
+    CreatePod, ExecPod, KillPod, PortPair, PortSpec, RenamePod, RestartPod, RestorePod, RestoreSnapshot, SecretSpec,
+    SecretText, SecretValue, Size, StartPod, StopPod, UpdatePod, WakePod,
 };
 use torpor::daemon::core::Core;
 use torpor::daemon::core::idempotency::{Answer, Asked, Begun};
@@ -549,6 +549,33 @@ fn stop() {
             .boxed()
         },
         done: stopped,
+        makes_snapshots: false,
+    });
+}
+
+#[test]
+fn restart() {
+    // Whatever happens between its two halves, it runs as it did, runs anew, or is stopped with all that it had written.
+    let restarted = |view: &View, _: &World| match (state(view, "web"), view.pods["web"].incarnation) {
+        (Some(PodState::Running), 1) => Ok(false),
+        (Some(PodState::Running), _) => Ok(true),
+        (Some(PodState::Stopped), _) if view.lost => Ok(true),
+        (Some(PodState::Stopped), _) if !view.pods["web"].private_layers.is_empty() => Ok(false),
+        other => Err(format!("web is {other:?}: {:?}", view.pods["web"].last_error)),
+    };
+    all(Scenario {
+        name: "restart",
+        ports: 22_080,
+        setup: |core, _| {
+            async move {
+                made(&core, true).await?;
+                run(&core, "web", "write").await.map(drop)
+            }
+            .boxed()
+        },
+        act: |core, _| async move { core.restart_pod("web", RestartPod::default()).await.map(drop) }.boxed(),
+        again: |core, _| async move { core.restart_pod("web", RestartPod::default()).await.map(drop) }.boxed(),
+        done: restarted,
         makes_snapshots: false,
     });
 }

@@ -7,8 +7,8 @@ use hyper::Method;
 use super::body::{empty, lines};
 use super::{Client, Result, broken};
 use crate::api::types::{
-    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, ProgressInfo, RenamePod, RestorePod, StartPod,
-    Stats, StopPod, UpdatePod, WakePod,
+    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, LogLine, Pod, ProgressInfo, RenamePod, RestartPod, RestorePod,
+    StartPod, Stats, StopPod, UpdatePod, WakePod,
 };
 
 impl Client {
@@ -79,6 +79,13 @@ impl Client {
     /// [`super::ClientError`].
     pub async fn stop(&self, pod: &str, how: &StopPod) -> Result<Pod> {
         self.post(&Self::pod(pod, "/stop"), how).await
+    }
+    /// `POST .../restart`.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn restart(&self, pod: &str, how: &RestartPod) -> Result<Pod> {
+        self.post(&Self::pod(pod, "/restart"), how).await
     }
     /// `POST .../rename`.
     ///

@@ -67,6 +67,7 @@ impl Core {
         let spec = PodSpec {
             image: request.image.parse()?,
             command: request.command.clone(),
+            entrypoint: request.entrypoint.clone(),
             env: request.env.clone(),
             resources: self.resources(request)?,
             ports: self.ports(&request.ports)?,

@@ -191,12 +191,7 @@ impl Core {
     fn launch(&self, record: &PodRecord, secrets: &SecretValues) -> Launch {
         let image = &record.image_config;
         let spec = &record.spec;
-        // As docker: a command given replaces the image's default arguments and leaves its entry point.
-        let command: Vec<String> = if spec.command.is_empty() {
-            image.entrypoint.iter().chain(&image.cmd).cloned().collect()
-        } else {
-            image.entrypoint.iter().chain(&spec.command).cloned().collect()
-        };
+        let command = spec.program(image);
         let mut env = image.env.clone();
         let mut own: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         own.extend(super::secrets::lines(spec, secrets));

@@ -171,9 +171,15 @@ impl Core {
             self.renew_secrets(&turn, given).await?;
             return Ok(record); // as docker: starting what runs is no error
         }
+        self.start_in(pod, &turn, given).await
+    }
+
+    /// As [`Core::start`], in a turn, for a pod at rest.
+    async fn start_in(self: &Arc<Self>, pod: &Arc<Pod>, turn: &Turn<'_>, given: &[SecretValue]) -> Result<PodRecord> {
+        let record = turn.record();
         turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "start it")?;
         self.give_again(&record, given)?;
-        self.begin(pod, &turn, |r| r.restarts = Restarts::default(), |_| ()).await
+        self.begin(pod, turn, |r| r.restarts = Restarts::default(), |_| ()).await
     }
 
     /// Starts the command of a pod at rest, with what changes in the record when that begins and when it runs.
@@ -225,13 +231,45 @@ impl Core {
         grace: Duration,
     ) -> Result<PodRecord> {
         let turn = pod.turn_if_there().await?;
+        self.stop_in(pod, &turn, signal, grace).await
+    }
+
+    /// Stops it and starts it again in one turn: nobody finds it stopped between, and a pod for one run is not removed.
+    pub(super) async fn restart(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        signal: Option<i32>,
+        grace: Duration,
+        given: &[SecretValue],
+    ) -> Result<PodRecord> {
+        let turn = pod.turn_if_there().await?;
+        let record = turn.record();
+        if matches!(record.state, PodState::Running | PodState::Paused) {
+            // What the start would be refused for is found before the command is ended.
+            self.give_again(&record, given)?;
+            self.secret_values(&record.id, &record.spec).await?;
+            self.stop_in(pod, &turn, signal, grace).await?;
+            return self.start_in(pod, &turn, &[]).await;
+        }
+        turn.require(&[PodState::Created, PodState::Stopped, PodState::Failed], "restart it")?;
+        self.start_in(pod, &turn, given).await
+    }
+
+    /// As [`Core::stop`], in a turn.
+    async fn stop_in(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        turn: &Turn<'_>,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> Result<PodRecord> {
         let record = turn.record();
         match record.state {
-            PodState::Stopped => return self.forget_restart(&turn).await,
+            PodState::Stopped => return self.forget_restart(turn).await,
             PodState::Created => return Ok(record),
             PodState::Running => {}
             // A signal would wait for ever.
-            PodState::Paused => self.thaw(&turn).await?,
+            PodState::Paused => self.thaw(turn).await?,
             _ => return Err(wrong_state(&record, "stop it")),
         }
         turn.commit(&self.db, |r| {
@@ -240,7 +278,7 @@ impl Core {
         })
         .await?;
         let exit = step("command", self.end_command(pod, &record, signal, grace)).await;
-        self.record_exit(&turn, &exit, PodState::Stopped, None).await
+        self.record_exit(turn, &exit, PodState::Stopped, None).await
     }
 
     /// The signal, the grace period, the kill.

@@ -24,6 +24,16 @@ use crate::model::{Error, PodId, PodRecord, PodState, Result, SecretTarget};
 /// The longest grace period.
 const LONGEST_GRACE: u64 = 3600;
 
+/// The signal that ends a command, and how long it has for that.
+fn ending(signal: Option<&str>, grace_seconds: Option<u64>) -> Result<(Option<i32>, Duration)> {
+    let signal = signal.map(admit::signal).transpose()?;
+    let seconds = grace_seconds.unwrap_or(10);
+    if seconds > LONGEST_GRACE {
+        return Err(Error::invalid(format!("graceSeconds may be {LONGEST_GRACE} at most")));
+    }
+    Ok((signal, Duration::from_secs(seconds)))
+}
+
 impl Core {
     /// `POST /v1/pods`.
     ///
@@ -52,8 +62,10 @@ impl Core {
         let image = self.image(&spec.image).await?;
         spec.health = super::health::wanted(request.health.as_ref(), image.config.healthcheck.as_ref())?;
         crate::plan::admission::check(spec)?;
-        if spec.command.is_empty() && image.config.cmd.is_empty() && image.config.entrypoint.is_empty() {
-            return Err(Error::invalid(format!("image {} has no command of its own", spec.image)).hint("give one"));
+        if spec.program(&image.config).is_empty() {
+            let own =
+                if spec.entrypoint.is_some() { "there is nothing to run" } else { "it has no command of its own" };
+            return Err(Error::invalid(format!("image {}: {own}", spec.image)).hint("give a command"));
         }
         self.open_volumes(&spec.volumes)?;
         let core = Arc::clone(self);
@@ -107,15 +119,25 @@ impl Core {
     /// # Errors
     /// See the API's document.
     pub async fn stop_pod(self: &Arc<Self>, reference: &str, request: types::StopPod) -> Result<types::Pod> {
-        let signal = request.signal.as_deref().map(admit::signal).transpose()?;
-        let seconds = request.grace_seconds.unwrap_or(10);
-        if seconds > LONGEST_GRACE {
-            return Err(Error::invalid(format!("graceSeconds may be {LONGEST_GRACE} at most")));
-        }
+        let (signal, grace) = ending(request.signal.as_deref(), request.grace_seconds)?;
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         Self::to_the_end(async move {
-            let work = core.stop(&pod, signal, Duration::from_secs(seconds));
+            let work = core.stop(&pod, signal, grace);
             core.traced(Operation::Stop, Some(&pod), work).await.map(|r| core.show_pod(&r))
+        })
+        .await
+    }
+
+    /// `POST /v1/pods/{pod}/restart`.
+    ///
+    /// # Errors
+    /// See the API's document.
+    pub async fn restart_pod(self: &Arc<Self>, reference: &str, request: types::RestartPod) -> Result<types::Pod> {
+        let (signal, grace) = ending(request.signal.as_deref(), request.grace_seconds)?;
+        let (core, pod) = (Arc::clone(self), self.find(reference)?);
+        Self::to_the_end(async move {
+            let work = core.restart(&pod, signal, grace, &request.secrets);
+            core.traced(Operation::Restart, Some(&pod), work).await.map(|r| core.show_pod(&r))
         })
         .await
     }

@@ -14,6 +14,7 @@ impl Core {
             state: r.state.as_str().into(),
             image: r.spec.image.to_string(),
             command: r.spec.command.clone(),
+            program: r.spec.program(&r.image_config),
             env_names: r.spec.env.keys().cloned().collect(),
             secrets: super::secrets::show(&r.spec.secrets),
             address: r.address.to_string(),

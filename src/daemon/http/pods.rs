@@ -14,7 +14,8 @@ use super::idempotency::MaybeIntent;
 use super::stream;
 use crate::api::problem::Problem;
 use crate::api::types::{
-    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, Pod, RestorePod, Snapshot, StartPod, StopPod, WakePod,
+    CreatePod, ExecPod, ExecResult, ExitInfo, KillPod, Pod, RestartPod, RestorePod, Snapshot, StartPod, StopPod,
+    WakePod,
 };
 use crate::daemon::core::Core;
 use crate::model::{Error, base64};
@@ -93,6 +94,20 @@ pub(super) async fn stop(
     MaybeBody(request): MaybeBody<StopPod>,
 ) -> Answer<Json<Pod>> {
     Ok(Json(core.stop_pod(&pod, request).await?))
+}
+
+/// Stops a pod as `stop` does, and starts it again, with nothing between. One that was made or is stopped is started.
+#[utoipa::path(post, path = "/v1/pods/{pod}/restart", tag = "pods", operation_id = "restartPod", request_body = Option<RestartPod>,
+    params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id")),
+    responses((status = 200, description = "It runs", body = Pod),
+        (status = "4XX", description = "Refused; it goes on as it was. 409 (`secrets_missing`) if values of secrets are needed again", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; it is stopped if it could not be started again. 507 with the sums if there is no room", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn restart(
+    State(core): Cored,
+    Path(pod): Path<String>,
+    MaybeBody(request): MaybeBody<RestartPod>,
+) -> Answer<Json<Pod>> {
+    Ok(Json(core.restart_pod(&pod, request).await?))
 }
 
 /// Sends a signal to a pod's command.

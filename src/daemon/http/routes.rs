@@ -60,6 +60,7 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(update::resume))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
+        .routes(routes!(pods::restart))
         .routes(routes!(pods::kill))
         .routes(routes!(pods::sleep))
         .routes(routes!(pods::wake))

@@ -41,6 +41,7 @@ pub(super) const V1: &[Row] = &[
     row("POST", "/v1/pods/{pod}/resume", UsePod),
     row("POST", "/v1/pods/{pod}/start", UsePod),
     row("POST", "/v1/pods/{pod}/stop", UsePod),
+    row("POST", "/v1/pods/{pod}/restart", UsePod),
     row("POST", "/v1/pods/{pod}/kill", UsePod),
     row("POST", "/v1/pods/{pod}/sleep", UsePod),
     row("POST", "/v1/pods/{pod}/wake", UsePod),
