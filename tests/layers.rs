@@ -326,8 +326,16 @@ async fn a_layer_that_hides_all_below_it_and_a_root_of_many_layers() {
     let path = rootfs.ensure(mount.1, &many).await.unwrap();
     assert_eq!(std::fs::read_dir(path).unwrap().count(), 100);
     drop(mount);
+    // One that comes again is one.
     let mut too_many = many.clone();
     too_many.extend(many);
+    let mount = Mounted(&rootfs, "ee");
+    let path = rootfs.ensure(mount.1, &too_many).await.unwrap();
+    assert_eq!(std::fs::read_dir(path).unwrap().count(), 100);
+    drop(mount);
+    for n in 100..121 {
+        too_many.push(place.one(Tar::of([file(format!("f{n}"), "1")])).await.0.digest);
+    }
     assert_eq!(rootfs.ensure("cc", &too_many).await.unwrap_err().code(), Code::Exhausted);
     assert!(rootfs.ensure("../x", &too_many).await.is_err());
     let missing = torpor::host::layers::digest_of(["missing"].into_iter());

@@ -77,6 +77,11 @@ impl Roots for Rootfs {
                 return Err(Error::new(Code::Damaged, format!("layer {digest} of the root is not on this host")));
             }
             let layer = self.layers.path(digest);
+            // An image may have a layer twice, and two stops may have left the same. The upper one says all that the lower one
+            // does, and overlayfs takes no directory twice.
+            if lower.contains(&layer) {
+                continue;
+            }
             // Overlayfs ignores the mark on the root of a layer.
             let opaque = hides_all(&layer);
             lower.push(layer);

@@ -135,13 +135,16 @@ async fn lists_show_what_they_are_asked_for() {
     assert!(refused(&d, "torpor inspect -f '{{.State.Status}}' web").contains("has no field .Status"));
     assert!(refused(&d, "torpor --json ps --format json").contains("can't be had together"));
     assert_eq!(shell(&d, "torpor ps -q --format json").0, Some(2));
-    assert_eq!(ok(&d, "torpor images --format '{{.Name}} {{.Layers}}'"), "team/test:v1 1\ntest 1\n");
+    assert_eq!(
+        ok(&d, "torpor images --format '{{.Name}} {{.Repository}} {{.Tag}} {{.Layers}}'"),
+        "team/test:v1 team/test v1 1\ntest:latest test latest 1\n"
+    );
     assert_eq!(ok(&d, "torpor images"), ok(&d, "torpor image ls"));
     let ids = ok(&d, "torpor images -q --no-trunc");
     assert!(ids.lines().all(|l| l.starts_with("sha256:") && l.len() == 71), "{ids}");
     assert!(refused(&d, "torpor rmi test").contains("is used by pod web"));
     assert_eq!(ok(&d, "torpor rmi team/test:v1"), "team/test:v1\n");
-    assert_eq!(ok(&d, "torpor images --format '{{.Name}}'"), "test\n");
+    assert_eq!(ok(&d, "torpor images --format '{{.Name}}'"), "test:latest\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,4 +182,22 @@ async fn an_entry_point_is_replaced_with_all_that_goes_with_it() {
         ..script("n", "true")
     };
     assert_eq!(code(&d.client.create_pod(&bad).await.unwrap_err()), "invalid_request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_may_come_twice() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    let root = archives::layer(&std::fs::read(daemon::image()).unwrap(), <[u8]>::to_vec, "");
+    let says = |word: &str| archives::Tar::of([archives::file("said", format!("{word}\n"))]).end();
+    let layer = |word| archives::layer(&says(word), <[u8]>::to_vec, "");
+    let layers = [root, layer("again"), layer("between"), layer("again")];
+    let mut config = archives::config(&layers);
+    config["config"] = serde_json::json!({"Env": ["PATH=/bin"]});
+    let tar = d.dir.join("saved.tar");
+    std::fs::write(&tar, archives::docker_save(&layers, &config)).unwrap();
+    ok(&d, &format!("torpor image import twice {}", tar.display()));
+    assert_eq!(ok(&d, "torpor run --rm twice cat /said"), "again\n");
 }
