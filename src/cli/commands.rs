@@ -6,7 +6,8 @@ use super::args::{Arguments, Command, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure, say};
 use super::{
-    attach, cp, dial, doctor, list, logs, port, prune, run, ssh, stats, support, system, token, top, trace, up, volume,
+    attach, complete, cp, dial, doctor, list, logs, port, prune, run, ssh, stats, support, system, token, top, trace,
+    up, volume,
 };
 use crate::api::client::Client;
 use crate::api::types::{self, RestartPod, RestorePod, RestoreSnapshot, StartPod, StopPod, WakePod};
@@ -102,7 +103,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         Command::Doctor(args) => doctor::doctor(&client()?, &args, arguments.access.is_local(), json).await,
         Command::Version => version(&client()?, json).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut super::command(), "torpor", &mut std::io::stdout());
+            output::write(&mut std::io::stdout(), complete::script(shell)?.as_bytes());
             Ok(0)
         }
         Command::Man { directory } => {

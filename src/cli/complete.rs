@@ -122,7 +122,9 @@ fn access(words: Vec<OsString>) -> Option<Access> {
 async fn names(client: &Client, kind: Kind) -> Option<Vec<Named>> {
     Some(match kind {
         Kind::Pods => client.pods().await.ok()?.into_iter().map(|p| (p.name, p.state)).collect(),
-        Kind::Images => client.images().await.ok()?.into_iter().map(|i| (i.name, super::output::bytes(i.size))).collect(),
+        Kind::Images => {
+            client.images().await.ok()?.into_iter().map(|i| (i.name, super::output::bytes(i.size))).collect()
+        }
         Kind::Snapshots => {
             let shown = |s: &crate::api::types::Snapshot| format!("{} {}", s.pod, super::list::time(&s.created_at));
             client.snapshots().await.ok()?.into_iter().map(|s| (s.id.clone(), shown(&s))).collect()

@@ -4,6 +4,7 @@
 mod args;
 mod attach;
 mod commands;
+mod complete;
 mod cp;
 mod dial;
 mod doctor;
@@ -45,6 +46,9 @@ const UNREACHABLE: u8 = 3;
 
 /// Runs the command line and gives its exit code.
 pub fn main() -> ExitCode {
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(a) => a,
         Err(e) => {

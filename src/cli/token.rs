@@ -49,6 +49,11 @@ impl Access {
         if self.host.trim().is_empty() { DEFAULT } else { &self.host }
     }
 
+    /// Whether it is reached without a program that may ask its user something.
+    pub(super) fn is_silent(&self) -> bool {
+        !self.host().starts_with("ssh://")
+    }
+
     /// What another call of this program has to be told to reach the same torpord. A token itself is not among it.
     pub(super) fn arguments(&self) -> Result<Vec<String>, Failure> {
         let mut all = Vec::new();
