@@ -49,7 +49,7 @@ async fn main() {
         let id = RuntimeId { pod: PodId::random().unwrap(), incarnation: n + 1 };
         let pod = PodNet::new(&addressing, &id, address);
         let target = std::net::SocketAddrV4::new(address, 80);
-        let forward = [ForwardTo { host: 29998, protocol: torpor::model::Protocol::Tcp, target }];
+        let forward = [ForwardTo { host: 29998, protocol: torpor::model::Protocol::Tcp, address: None, target }];
         let begun = Instant::now();
         // As the daemon does it: the forward needs the address, not the link.
         tokio::try_join!(network.attach(&pod), network.set_forwards(&forward)).unwrap();

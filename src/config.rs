@@ -27,7 +27,7 @@ pub struct ConfigFile {
     /// Whether `http://` endpoints of a store are allowed. Default false.
     pub store_allow_http: Option<bool>,
     /// Addresses of pods. Default `10.90.0.0/16`.
-    pub pod_cidr: Option<Ipv4Net>,
+    pub pod_cidr: Option<String>,
     /// Host ports given out when none is asked for, `A-B`. Default `10000-20000`.
     pub port_range: Option<String>,
     /// Host ports that may be asked for by number, `A-B`. Default `1024-65535`.
@@ -245,10 +245,7 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
             return Err(Error::invalid(format!("{what} {} is not an absolute path", path.display())));
         }
     }
-    let pod_cidr = file.pod_cidr.unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 16)).trunc();
-    if pod_cidr.prefix_len() > 26 || !(8..).contains(&pod_cidr.prefix_len()) {
-        return Err(Error::invalid(format!("pod-cidr {pod_cidr} must be a network of /8 to /26")));
-    }
+    let pod_cidr = pod_cidr(file.pod_cidr.as_deref().unwrap_or("10.90.0.0/16"))?;
     let tiers = tiers(file.tiers)?;
     let ratio = |key: &str, given: Option<f64>, default: f64| match given {
         Some(r) if !(r.is_finite() && (0.01..=10_000.0).contains(&r)) => {
@@ -290,6 +287,21 @@ pub fn complete(file: ConfigFile) -> Result<Config> {
         agent: surfaces::agent(file.agent)?,
         containers: surfaces::containers(file.containers)?,
     })
+}
+
+fn pod_cidr(text: &str) -> Result<Ipv4Net> {
+    let bad = |why| {
+        Error::invalid(format!("pod-cidr {text:?} {why}"))
+            .hint("an address, / and 8 to 26, such as 10.90.0.0/16: a network that nobody else uses")
+    };
+    let network: Ipv4Net = match text.trim().split_once('/') {
+        None => return Err(bad("is an address: how many of its bits are the network's is missing")),
+        Some((address, _)) if address.parse::<Ipv4Addr>().is_err() => {
+            return Err(bad("does not begin with an IPv4 address"));
+        }
+        Some(_) => text.trim().parse().map_err(|_| bad("has no number of bits that there can be"))?,
+    };
+    if (8..=26).contains(&network.prefix_len()) { Ok(network.trunc()) } else { Err(bad("is too large or too small")) }
 }
 
 /// The tiers that are built in, and those of the file on top.
@@ -363,6 +375,11 @@ mod tests {
             "port-range = '0-1'",
             "port-range = '5-4'",
             "pod-cidr = '10.0.0.0/30'",
+            "pod-cidr = '8.8.8.8/33'",
+            "pod-cidr = '10.0.0.0'",
+            "pod-cidr = 'fd00::/16'",
+            "pod-cidr = '/16'",
+            "pod-cidr = ''",
             "state-dir = 'rel'",
             "memory-overcommit = 0",
             "disk-overcommit = -1",
@@ -374,6 +391,19 @@ mod tests {
         ] {
             assert!(complete(parse(bad).unwrap().0).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_network_that_can_not_be_is_told_why() {
+        let said = |text| complete(ConfigFile { pod_cidr: Some(text), ..ConfigFile::default() }).unwrap_err();
+        for (text, why) in
+            [("8.8.8.8/33", "number of bits"), ("10.0.0.0", "missing"), ("x/8", "IPv4"), ("10.0.0.0/4", "large")]
+        {
+            let e = said(text.into());
+            assert!(e.report().contains(text) && e.report().contains(why) && e.hint_text().is_some(), "{}", e.report());
+        }
+        let fine = complete(ConfigFile { pod_cidr: Some("10.1.2.3/16".into()), ..ConfigFile::default() }).unwrap();
+        assert_eq!(fine.pod_cidr.to_string(), "10.1.0.0/16");
     }
 
     #[test]

@@ -125,7 +125,7 @@ async fn pods_are_reached_by_their_forwards_and_reach_nobody_they_should_not() {
     serve_in(&ns_a, 80);
     serve_in(&ns_b, 80);
     let (to_a, to_b) = (SocketAddrV4::new(a.address, 80), SocketAddrV4::new(b.address, 80));
-    net.set_forwards(&[ForwardTo { host: 28080, protocol: Protocol::Tcp, target: to_a }]).await.unwrap();
+    net.set_forwards(&[ForwardTo { host: 28080, protocol: Protocol::Tcp, address: None, target: to_a }]).await.unwrap();
     let other = OtherHost::new(i.tag.as_str(), 1);
     let by_host = SocketAddrV4::new(other.here, 28080);
 
@@ -169,7 +169,7 @@ async fn pods_are_reached_by_their_forwards_and_reach_nobody_they_should_not() {
     assert!(inside(&other.netns(), move || reaches(by_host)), "healed");
 
     // One more, one less; and when what is to go is gone already.
-    let forward = |host, target| ForwardTo { host, protocol: Protocol::Tcp, target };
+    let forward = |host, target| ForwardTo { host, protocol: Protocol::Tcp, address: None, target };
     let to = |host| {
         let (netns, to) = (other.netns(), SocketAddrV4::new(other.here, host));
         move || inside(&netns, move || reaches(to))

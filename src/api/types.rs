@@ -89,7 +89,8 @@ pub struct CreatePod {
     /// Whether its command gets input, by `GET /v1/pods/{pod}/attach`. A terminal always does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdin: bool,
-    /// Whether the pod is removed when its command has ended, or it was stopped. Not together with a restart policy.
+    /// Whether the pod is removed when its command has ended, or it was stopped, and nobody follows its output any more. `wait` by its
+    /// id is answered for a while after that, too. Not together with a restart policy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_remove: bool,
     /// Whether the pod is started at once. Default true.
@@ -133,6 +134,10 @@ pub struct PortPair {
     /// `tcp`, the default, or `udp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// The one IPv4 address of the host at which the port is open, such as `127.0.0.1`: for the host's own programs alone. Default:
+    /// all of them. A host port leads to one pod, whatever its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// A volume.
@@ -265,6 +270,9 @@ pub struct PortInfo {
     pub host: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
+    /// The one address of the host at which it is open; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// A pod's limits.

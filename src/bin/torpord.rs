@@ -7,7 +7,7 @@ use clap::Parser;
 use torpor::config::{self, Config};
 use torpor::host::store::StoreConfig;
 use torpor::host::{files, runtime, unpack};
-use torpor::model::Result;
+use torpor::model::{Error, Result};
 
 /// gVisor sandboxes that sleep in object storage.
 #[derive(Debug, Clone, Parser)]
@@ -30,7 +30,7 @@ struct Flags {
     store_allow_http: bool,
     /// Addresses of pods
     #[arg(long, value_name = "CIDR")]
-    pod_cidr: Option<ipnet::Ipv4Net>,
+    pod_cidr: Option<String>,
     /// Host ports given out when none is asked for
     #[arg(long, value_name = "A-B")]
     port_range: Option<String>,
@@ -96,6 +96,10 @@ fn main() -> ExitCode {
         Ok(all) => all,
         Err(e) => return failed(&e),
     };
+    if check && !unknown.is_empty() {
+        let text = format!("the configuration has keys that this torpord does not know: {}", unknown.join(", "));
+        return failed(&Error::invalid(text).hint("a torpord that starts leaves them aside, with a warning"));
+    }
     for key in unknown {
         tracing::warn!(%key, "a key of the configuration that this torpord does not know");
     }

@@ -10,7 +10,7 @@ use super::events::Events;
 use super::health::Health;
 use super::keys::LeaveKeys;
 use super::list::{Images, Inspect, Ps};
-use super::port::Port;
+use super::port::{FORM, Port};
 use super::prune::ImagePrune;
 use super::secret::{Again, Secrets};
 use super::ssh;
@@ -243,8 +243,8 @@ pub(super) struct Run {
     /// The pod's name
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Forward a port: HOST:POD, or POD for any free host port
-    #[arg(short, long = "publish", value_name = "[HOST:]POD[/tcp|udp]")]
+    /// Forward a port: HOST:POD, or POD for any free host port; IP:HOST:POD at one address of the host
+    #[arg(short, long = "publish", value_name = FORM)]
     pub(super) publish: Vec<String>,
     /// A volume's name or a directory of the host, seen in the pod
     #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]

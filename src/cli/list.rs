@@ -153,7 +153,7 @@ pub(super) async fn ps(client: &Client, args: &Ps, json: bool) -> Done {
     Ok(0)
 }
 
-const OF_IMAGES: &[&str] = &["ID", "Name", "Layers", "Size", "CreatedAt"];
+const OF_IMAGES: &[&str] = &["ID", "Name", "Layers", "Size", "CreatedAt", "Repository", "Tag"];
 
 /// `torpor images`.
 pub(super) async fn images(client: &Client, args: &Images, json: bool) -> Done {
@@ -171,7 +171,13 @@ pub(super) async fn images(client: &Client, args: &Images, json: bool) -> Done {
         row
     };
     if let Some(format) = format {
-        let rows: Vec<Row> = all.iter().map(|i| Row::new(named(1, i), i)).collect();
+        let row = |i: &Image| {
+            let (repository, tag) = i.name.rsplit_once(':').unwrap_or((&i.name, ""));
+            let mut shown = named(1, i);
+            shown.extend([repository.to_owned(), tag.to_owned()]);
+            Row::new(shown, i)
+        };
+        let rows: Vec<Row> = all.iter().map(row).collect();
         format.print(&rows, &fields)?;
     } else if json {
         output::json(&all);

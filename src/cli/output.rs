@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{OWN_FAILURE, UNREACHABLE};
 use crate::api::client::ClientError;
-use crate::api::types::{Pod, ProgressInfo};
+use crate::api::types::{Pod, PortInfo, ProgressInfo};
 
 /// What a command can fail of.
 #[derive(Debug)]
@@ -94,8 +94,11 @@ pub(super) fn bytes(n: u64) -> String {
 
 /// Ports as docker shows them.
 pub(super) fn ports(pod: &Pod) -> String {
-    let all: Vec<String> = pod.ports.iter().map(|p| format!("{}->{}/{}", p.host, p.pod, p.protocol)).collect();
-    all.join(", ")
+    let one = |p: &PortInfo| {
+        let at = p.address.as_ref().map(|a| format!("{a}:")).unwrap_or_default();
+        format!("{at}{}->{}/{}", p.host, p.pod, p.protocol)
+    };
+    pod.ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// A state with how it came to it.
@@ -109,6 +112,16 @@ pub(super) fn state(pod: &Pod) -> String {
             None => state.to_owned(),
         },
         _ => pod.state.clone(),
+    }
+}
+
+/// How a phase is shown: by what is known of it.
+fn template(p: &ProgressInfo) -> &'static str {
+    match (p.done, p.total) {
+        // It counts nothing, or has not begun to.
+        (0, 0) => "{msg:10} {spinner} {elapsed}",
+        (_, 0) => "{msg:10} {spinner} {bytes} {bytes_per_sec}",
+        _ => "{msg:10} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
     }
 }
 
@@ -127,11 +140,7 @@ impl Bar {
 
     pub(super) fn show(&mut self, p: &ProgressInfo) {
         let Some(bar) = &self.0 else { return };
-        let style = if p.total > 0 {
-            "{msg:10} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-        } else {
-            "{msg:10} {spinner} {bytes} {bytes_per_sec}"
-        };
+        let style = template(p);
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
@@ -177,6 +186,13 @@ pub(super) use say;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_length_shows_none() {
+        let shown = |done, total| template(&ProgressInfo { phase: "restore".into(), done, total });
+        assert!(!shown(0, 0).contains("bytes") && !shown(5, 0).contains("total_bytes"));
+        assert!(shown(0, 5).contains("{bytes}/{total_bytes}"));
+    }
 
     #[test]
     fn sizes_are_short() {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::pin::Pin;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Exec, Run};
@@ -11,8 +12,8 @@ use super::attach;
 use super::follow::Ended;
 use super::output::{self, Failure, say};
 use super::port;
-use crate::api::client::Client;
-use crate::api::types::{CreatePod, ExecPod, ExitInfo, HttpCheck, ReadySpec, Size, VolumeSpec};
+use crate::api::client::{self, Client};
+use crate::api::types::{CreatePod, ExecPod, ExitInfo, HttpCheck, LogLine, ReadySpec, Size, VolumeSpec};
 
 fn own(text: impl Into<String>) -> Failure {
     Failure::Own(text.into())
@@ -102,8 +103,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         restart: run.restart.clone(),
         tty: run.tty,
         stdin: run.interactive,
-        // In the foreground this program removes it, once it knows the exit code.
-        auto_remove: run.rm && (run.detach || !start),
+        auto_remove: run.rm,
         start,
     })
 }
@@ -131,24 +131,29 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
         return Ok(0);
     }
     attach::require_terminal(run.interactive, run.tty)?;
-    let pod = client.create_pod(&request(run, true)?).await?;
+    let pod = client.create_pod(&request(run, !run.rm)?).await?;
+    // A pod for one run stays for as long as its output is read: it is, from before there is any.
+    let mut lines = if run.rm { Some(begin(client, &pod.id).await?) } else { None };
     if run.interactive || run.tty {
         match attach::to_command(client, &pod.id, run.interactive, run.tty, run.detach_keys.clone()).await {
             Ok(Ended::Exit(_)) => {
                 let ended = client.wait(&pod.id).await?;
-                return done(client, run, &pod.id, &ended).await;
+                return over(client, run, &pod.id, &ended).await;
             }
             Ok(left) => {
                 eprintln!("torpor: pod {} goes on", pod.name);
                 return Ok(left.code());
             }
             // It had ended before it could be followed: its log has all of it.
-            Err(e) if attach::is_over(&e) => {}
+            Err(e) if attach::is_over(&e) || (run.rm && is_gone(&e)) => {}
             Err(e) => return Err(e),
         }
     }
     let forward = tokio::spawn(pass_signals(client.clone(), pod.id.clone()));
-    let mut lines = std::pin::pin!(client.logs(&pod.id, "follow=true").await?);
+    let mut lines = match lines.take() {
+        Some(lines) => lines,
+        None => read(client, &pod.id).await?,
+    };
     while let Some(line) = lines.next().await {
         let line = line?;
         let mut bytes = line.line.into_bytes();
@@ -163,13 +168,42 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
     }
     let ended = client.wait(&pod.id).await?;
     forward.abort();
-    done(client, run, &pod.id, &ended).await
+    over(client, run, &pod.id, &ended).await
 }
 
-/// Its command has ended.
-async fn done(client: &Client, run: &Run, pod: &str, ended: &ExitInfo) -> Result<u8, Failure> {
+type Lines = Pin<Box<dyn Stream<Item = client::Result<LogLine>> + Send>>;
+
+async fn read(client: &Client, pod: &str) -> client::Result<Lines> {
+    Ok(Box::pin(client.logs(pod, "follow=true").await?))
+}
+
+/// Starts a pod whose output is read already. One that can't be started is not left there.
+async fn begin(client: &Client, pod: &str) -> client::Result<Lines> {
+    let begun = async {
+        let lines = read(client, pod).await?;
+        client.start(pod).await?;
+        Ok(lines)
+    };
+    let begun = begun.await;
+    if begun.is_err() {
+        let _ = client.remove(pod, true).await;
+    }
+    begun
+}
+
+/// Whether there is no such pod any more.
+fn is_gone(failure: &Failure) -> bool {
+    matches!(failure, Failure::Client(e) if e.code() == Some("not_found"))
+}
+
+/// Its command has ended. As docker: when this program ends the pod has gone, and its name is free. torpord removes it in any case;
+/// whoever has started it again keeps it.
+async fn over(client: &Client, run: &Run, pod: &str, ended: &ExitInfo) -> Result<u8, Failure> {
     if run.rm {
-        client.remove(pod, true).await?;
+        match client.remove(pod, false).await {
+            Err(e) if !matches!(e.code(), Some("not_found" | "wrong_state")) => return Err(e.into()),
+            _ => {}
+        }
     }
     if ended.exit_reason == "oom" {
         eprintln!("torpor: the pod ran out of memory");

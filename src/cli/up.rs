@@ -20,6 +20,7 @@ use self::wanted::{MADE, Wanted};
 use super::follow::Follow;
 use super::keys::LeaveKeys;
 use super::output::{self, Failure, say};
+use super::port::FORM;
 use super::run::variables;
 use super::secret::{self, Secrets};
 use super::ssh;
@@ -61,7 +62,7 @@ pub(super) struct Up {
     #[arg(long)]
     cpus: Option<f64>,
     /// Forward a port: HOST:POD, or POD for any free host port
-    #[arg(short, long, value_name = "[HOST:]POD[/tcp|udp]")]
+    #[arg(short, long, value_name = FORM)]
     publish: Vec<String>,
     /// A variable; without a value that of the caller
     #[arg(short, long, value_name = "NAME[=VALUE]")]

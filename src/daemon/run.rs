@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::core::settings::Source;
@@ -87,6 +88,8 @@ pub fn prepare(config: Config) -> Result<Prepared> {
 /// It can't start; nothing is half started then.
 pub async fn run(prepared: Prepared) -> Result<()> {
     let Prepared { config, tag, cgroups, source, _lock } = prepared;
+    // Before anything is made: from here on who ends it finds nothing of it afterwards.
+    let mut signals = Signals::new()?;
     let (listener, made) = http::listen(&config.socket)?;
     let listeners: Result<Vec<_>> = config.listen.iter().map(http::Listener::bind).collect();
     let listeners = match listeners {
@@ -98,7 +101,19 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     };
     let shutdown = CancellationToken::new();
     let dirs = Dirs::new(&config.state_dir, &tag);
-    let started = start(config.clone(), tag, cgroups.clone(), shutdown.clone()).await;
+    let mut starting = Box::pin(start(config.clone(), tag, cgroups.clone(), shutdown.clone()));
+    let started = tokio::select! {
+        started = &mut starting => started,
+        () = signals.end() => {
+            // What is half made is known to who makes it alone: it comes to its end, and nothing that waits is begun.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            shutdown.cancel();
+            tokio::select! {
+                started = tokio::time::timeout(HALF_MADE, starting) => started.unwrap_or_else(|_| Err(given_up())),
+                () = signals.end() => Err(given_up()),
+            }
+        }
+    };
     let (core, network, runtime) = match started {
         Ok(all) => all,
         Err(e) => {
@@ -107,6 +122,13 @@ pub async fn run(prepared: Prepared) -> Result<()> {
             return Err(e);
         }
     };
+    if shutdown.is_cancelled() {
+        remove_socket(made.as_deref());
+        if core.is_empty() {
+            core.leave_nothing(&network, &runtime, &cgroups).await;
+        }
+        return Ok(());
+    }
     if let Some(source) = source {
         core.read_settings_from(source);
     }
@@ -128,7 +150,7 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %config.socket.display(), "ready");
-    wait_for_signal(&core, &reload).await?;
+    signals.serve(&core, &reload).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     shutdown.cancel();
     watch.abort();
@@ -298,21 +320,47 @@ fn resolvers() -> Vec<std::net::Ipv4Addr> {
     Vec::new()
 }
 
-/// Waits for SIGTERM or SIGINT; SIGHUP tells those who have something to read anew.
-async fn wait_for_signal(core: &Core, reload: &tokio::sync::watch::Sender<()>) -> Result<()> {
-    let what = || "wait for signals".to_owned();
-    let mut term = signal(SignalKind::terminate()).attempt(Code::Internal, what)?;
-    let mut int = signal(SignalKind::interrupt()).attempt(Code::Internal, what)?;
-    let mut hup = signal(SignalKind::hangup()).attempt(Code::Internal, what)?;
-    loop {
+/// How long a start that is to end has for what it has begun.
+const HALF_MADE: Duration = Duration::from_secs(20);
+
+fn given_up() -> Error {
+    Error::new(Code::Cancelled, "torpord was ended before it had started").hint("what it left goes at its next start")
+}
+
+/// The signals that it hears.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let hear = |kind| signal(kind).attempt(Code::Internal, || "wait for signals".to_owned());
+        let term = hear(SignalKind::terminate())?;
+        Ok(Signals { term, int: hear(SignalKind::interrupt())?, hup: hear(SignalKind::hangup())? })
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    async fn end(&mut self) {
         tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hup.recv() => {
-                if let Err(e) = core.reload() {
-                    tracing::error!(error = %e.report(), hint = e.hint_text(), "reload");
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    /// As [`Signals::end`]; SIGHUP tells those who have something to read anew.
+    async fn serve(&mut self, core: &Core, reload: &tokio::sync::watch::Sender<()>) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => {
+                    if let Err(e) = core.reload() {
+                        tracing::error!(error = %e.report(), hint = e.hint_text(), "reload");
+                    }
+                    let _ = reload.send(());
                 }
-                let _ = reload.send(());
             }
         }
     }

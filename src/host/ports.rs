@@ -45,27 +45,33 @@ impl Drop for Held {
     }
 }
 
-fn listen(port: u16) -> std::io::Result<(TcpListener, OwnedFd)> {
+fn listen(address: Ipv4Addr, port: u16) -> std::io::Result<(TcpListener, OwnedFd)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    socket.bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+    socket.bind((address, port).into())?;
     let listener = socket.listen(128)?;
     let again = listener.as_fd().try_clone_to_owned()?;
     Ok((listener, again))
 }
 
 impl Ports {
-    /// Holds a port. One that is held already stays so.
+    /// Holds a port, of one address of the host or of all. One that is held already stays so.
     ///
     /// # Errors
-    /// [`Code::PortTaken`]: another program listens on it.
-    pub fn reserve(&self, port: u16, protocol: Protocol) -> Result<()> {
+    /// [`Code::PortTaken`]: another program listens on it. [`Code::InvalidRequest`]: the host has no such address.
+    pub fn reserve(&self, port: u16, protocol: Protocol, address: Option<Ipv4Addr>) -> Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.contains_key(&(port, protocol)) {
             return Ok(());
         }
         let (target, receiver) = watch::channel(None);
+        let at = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
         let taken = |e: std::io::Error| {
+            if e.kind() == std::io::ErrorKind::AddrNotAvailable {
+                return Error::invalid(format!("{at} is no address of this host")).hint(
+                    "`ip -4 address` lists them; 127.0.0.1 is for the host's own programs, and none for all addresses",
+                );
+            }
             let flag = if protocol == Protocol::Tcp { "-ltnp" } else { "-lunp" };
             Error::new(Code::PortTaken, format!("take host port {port}/{protocol}"))
                 .because(e)
@@ -73,11 +79,11 @@ impl Ports {
         };
         let (socket, task) = match protocol {
             Protocol::Tcp => {
-                let (listener, socket) = listen(port).map_err(taken)?;
+                let (listener, socket) = listen(at, port).map_err(taken)?;
                 (socket, tokio::spawn(serve(listener, receiver)))
             }
             Protocol::Udp => {
-                let (bound, socket) = datagrams::bind(port).map_err(taken)?;
+                let (bound, socket) = datagrams::bind(at, port).map_err(taken)?;
                 (socket, tokio::spawn(datagrams::serve(bound, receiver)))
             }
         };
@@ -88,20 +94,24 @@ impl Ports {
     /// Holds some free port of a range.
     ///
     /// # Errors
-    /// [`Code::Exhausted`]: none is free.
+    /// [`Code::Exhausted`]: none is free. [`Code::InvalidRequest`]: the host has no such address.
     pub fn reserve_any(
         &self,
         range: RangeInclusive<u16>,
         protocol: Protocol,
+        address: Option<Ipv4Addr>,
         taken: &BTreeSet<(u16, Protocol)>,
     ) -> Result<u16> {
         let (first, last) = (*range.start(), *range.end());
-        let mut free = range.filter(|p| !taken.contains(&(*p, protocol)));
-        let free = free.find(|p| !self.is_held(*p, protocol) && self.reserve(*p, protocol).is_ok());
-        free.ok_or_else(|| {
-            Error::new(Code::Exhausted, format!("no host port from {first} to {last} is free"))
-                .hint("remove pods that are no longer needed or configure a larger port-range")
-        })
+        for port in range.filter(|p| !taken.contains(&(*p, protocol)) && !self.is_held(*p, protocol)) {
+            match self.reserve(port, protocol, address) {
+                Ok(()) => return Ok(port),
+                Err(e) if e.code() == Code::InvalidRequest => return Err(e),
+                Err(_) => {}
+            }
+        }
+        Err(Error::new(Code::Exhausted, format!("no host port from {first} to {last} is free"))
+            .hint("remove pods that are no longer needed or configure a larger port-range"))
     }
 
     fn is_held(&self, port: u16, protocol: Protocol) -> bool {
@@ -160,8 +170,8 @@ mod tests {
     async fn a_held_port_is_taken_and_leads_to_its_target() {
         let ports = Ports::default();
         let tcp = Protocol::Tcp;
-        let port = ports.reserve_any(20_300..=20_400, tcp, &BTreeSet::new()).unwrap();
-        assert_eq!(Ports::default().reserve(port, tcp).unwrap_err().code(), Code::PortTaken);
+        let port = ports.reserve_any(20_300..=20_400, tcp, None, &BTreeSet::new()).unwrap();
+        assert_eq!(Ports::default().reserve(port, tcp, None).unwrap_err().code(), Code::PortTaken);
         let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let std::net::SocketAddr::V4(address) = pod.local_addr().unwrap() else { panic!() };
         ports.target(port, tcp, Some(address));
@@ -177,16 +187,34 @@ mod tests {
         let mut late = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         assert_eq!(late.read(&mut said).await.unwrap_or(0), 0);
         ports.release(port, tcp);
-        ports.reserve(port, tcp).unwrap();
+        ports.reserve(port, tcp, None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_of_one_address_is_open_at_that_one_alone() {
+        let ports = Ports::default();
+        let one = Some(Ipv4Addr::new(127, 0, 0, 7));
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let port = ports.reserve_any(20_500..=20_599, protocol, one, &BTreeSet::new()).unwrap();
+            assert_eq!(Ports::default().reserve(port, protocol, None).unwrap_err().code(), Code::PortTaken);
+            if protocol == Protocol::Tcp {
+                assert!(TcpStream::connect(("127.0.0.7", port)).await.is_ok());
+                assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+            }
+            // It is nobody's host's: told at once, whatever the range.
+            let nowhere = Some(Ipv4Addr::new(192, 0, 2, 77));
+            let e = ports.reserve_any(20_500..=20_599, protocol, nowhere, &BTreeSet::new()).unwrap_err();
+            assert!(e.code() == Code::InvalidRequest && e.report().contains("192.0.2.77"), "{}", e.report());
+        }
     }
 
     #[tokio::test]
     async fn datagrams_go_there_and_back() {
         let (ports, udp) = (Ports::default(), Protocol::Udp);
-        let port = ports.reserve_any(20_420..=20_499, udp, &BTreeSet::new()).unwrap();
-        assert_eq!(Ports::default().reserve(port, udp).unwrap_err().code(), Code::PortTaken);
+        let port = ports.reserve_any(20_420..=20_499, udp, None, &BTreeSet::new()).unwrap();
+        assert_eq!(Ports::default().reserve(port, udp, None).unwrap_err().code(), Code::PortTaken);
         // The same number by the other transport is another port.
-        ports.reserve(port, Protocol::Tcp).unwrap();
+        ports.reserve(port, Protocol::Tcp, None).unwrap();
         assert_eq!(ports.held().len(), 2);
         let pod = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let std::net::SocketAddr::V4(address) = pod.local_addr().unwrap() else { panic!() };
@@ -227,6 +255,6 @@ mod tests {
             got = elsewhere.recv_from(&mut bytes) => assert_eq!(&bytes[..got.unwrap().0], b"again"),
         }
         ports.release(port, udp);
-        ports.reserve(port, udp).unwrap();
+        ports.reserve(port, udp, None).unwrap();
     }
 }

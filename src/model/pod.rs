@@ -59,6 +59,9 @@ pub struct Forward {
     pub host: u16,
     /// Transport.
     pub protocol: Protocol,
+    /// The one address of the host that leads there; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
 }
 
 /// Where a pod is in its life. The table of legal moves is [`PodState::may_become`].

@@ -1,6 +1,7 @@
 //! What a user may ask of a pod, checked.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub struct PortRequest {
     pub host: Option<u16>,
     /// Transport.
     pub protocol: Protocol,
+    /// The one address of the host that leads there; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A host directory seen in the pod.

@@ -20,6 +20,8 @@ pub struct ForwardTo {
     pub host: u16,
     /// Transport.
     pub protocol: Protocol,
+    /// The one address of the host that leads there; none: all.
+    pub address: Option<Ipv4Addr>,
     /// Address and port of the pod.
     pub target: SocketAddrV4,
 }
@@ -112,8 +114,9 @@ impl HostChains {
         text
     }
 
-    fn forward(&self, router: Ipv4Addr, ForwardTo { host, protocol, .. }: &ForwardTo) -> String {
-        format!("{} -p {protocol} --dport {host} -j DNAT --to-destination {router}", self.forwards)
+    fn forward(&self, router: Ipv4Addr, ForwardTo { host, protocol, address, .. }: &ForwardTo) -> String {
+        let at = address.map(|a| format!(" -d {a}")).unwrap_or_default();
+        format!("{}{at} -p {protocol} --dport {host} -j DNAT --to-destination {router}", self.forwards)
     }
 
     /// What turns one set of forwards into another, in one step. It goes wrong as a whole where somebody else has taken
@@ -149,7 +152,7 @@ fn nat_change(gone: impl Iterator<Item = String>, new: impl Iterator<Item = Stri
     text
 }
 
-fn router_forward(router: Ipv4Addr, ForwardTo { host, protocol, target }: &ForwardTo) -> String {
+fn router_forward(router: Ipv4Addr, ForwardTo { host, protocol, target, .. }: &ForwardTo) -> String {
     let up = crate::plan::network::ROUTER_UPLINK;
     format!("PREROUTING -i {up} -d {router} -p {protocol} --dport {host} -j DNAT --to-destination {target}")
 }
@@ -240,13 +243,20 @@ mod tests {
     fn the_text_is_what_it_was() {
         let chains = HostChains::new(&"abcdef".parse().unwrap());
         let network = Addressing::new("10.90.0.0/16".parse().unwrap()).unwrap();
-        let forward = ForwardTo { host: 8080, protocol: Protocol::Tcp, target: "10.90.0.3:80".parse().unwrap() };
+        let forward =
+            ForwardTo { host: 8080, protocol: Protocol::Tcp, address: None, target: "10.90.0.3:80".parse().unwrap() };
         insta::assert_snapshot!("host", chains.content(&network, &[forward]));
         let other = ForwardTo { host: 8081, ..forward };
         assert_eq!(
             chains.change(&network, [forward].iter(), [other].iter()),
             "*nat\n-D TORPOR-abcdef-FWD -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.1\n\
              -A TORPOR-abcdef-FWD -p tcp --dport 8081 -j DNAT --to-destination 10.90.0.1\nCOMMIT\n"
+        );
+        let bound = ForwardTo { address: Some("192.0.2.1".parse().unwrap()), ..forward };
+        assert_eq!(
+            chains.change(&network, [bound].iter(), [forward].iter()),
+            "*nat\n-D TORPOR-abcdef-FWD -d 192.0.2.1 -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.1\n\
+             -A TORPOR-abcdef-FWD -p tcp --dport 8080 -j DNAT --to-destination 10.90.0.1\nCOMMIT\n"
         );
         let datagrams = ForwardTo { protocol: Protocol::Udp, ..forward };
         assert_eq!(

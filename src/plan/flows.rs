@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn only_flows_of_forwards_that_changed_are_stale() {
         let pod: Ipv4Addr = "10.90.0.3".parse().unwrap();
-        let forward = |host, protocol, port| ForwardTo { host, protocol, target: SocketAddrV4::new(pod, port) };
+        let forward =
+            |host, protocol, port| ForwardTo { host, protocol, address: None, target: SocketAddrV4::new(pod, port) };
         let before = [forward(53, Protocol::Udp, 53), forward(80, Protocol::Tcp, 80), forward(7, Protocol::Udp, 7)];
         let after = [forward(54, Protocol::Udp, 53), forward(81, Protocol::Tcp, 80), forward(7, Protocol::Udp, 7)];
         let changed = Changed::between(&before.into(), &after.into());

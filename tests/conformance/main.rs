@@ -51,7 +51,7 @@ async fn network(net: &dyn Network, addressing: &Addressing) {
     assert!(net.counters(&unknown).await.is_err());
     net.traffic().await.unwrap();
     let target = std::net::SocketAddrV4::new(address, 80);
-    let forward = ForwardTo { host: 24_999, protocol: Protocol::Tcp, target };
+    let forward = ForwardTo { host: 24_999, protocol: Protocol::Tcp, address: None, target };
     let datagrams = ForwardTo { protocol: Protocol::Udp, ..forward };
     for all in [&[forward][..], &[forward], &[forward, datagrams], &[datagrams], &[], &[]] {
         net.set_forwards(all).await.unwrap();

@@ -235,7 +235,7 @@ pub fn counter(name: &str) -> CreatePod {
         name: Some(name.into()),
         image: "test".into(),
         command: vec!["counter".into(), "80".into()],
-        ports: vec![PortSpec::Full(PortPair { pod: 80, host: None, protocol: None })],
+        ports: vec![PortSpec::Full(PortPair { pod: 80, host: None, protocol: None, address: None })],
         memory: Some(Size::Text("256m".into())),
         ready: Some(ReadySpec { tcp: Some(80), ..ReadySpec::default() }),
         start: true,

@@ -214,7 +214,7 @@ async fn mended(target: &Target) {
         c.create_terminal("web", &terminal).await.unwrap();
     }
     if c.ports("web").await.unwrap().is_empty() {
-        c.add_port("web", &PortPair { pod: 80, host: None, protocol: None }).await.unwrap();
+        c.add_port("web", &PortPair { pod: 80, host: None, protocol: None, address: None }).await.unwrap();
     }
 }
 

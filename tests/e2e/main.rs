@@ -7,6 +7,7 @@ mod badinput;
 mod capacity;
 mod cli;
 mod commands;
+mod completion;
 mod concurrency;
 mod cut;
 #[allow(dead_code, reason = "shared with other test binaries")]
@@ -29,6 +30,7 @@ mod listen;
 mod lock;
 mod logs;
 mod metrics;
+mod once;
 mod operate;
 mod pause;
 mod policies;
@@ -40,6 +42,7 @@ mod s3;
 mod screen;
 mod secrets;
 mod sleep;
+mod starting;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,7 +9,7 @@ use torpor::api::types::{CreatePod, PortPair, PortSpec};
 use crate::daemon::{self, Daemon, counter, get, try_get};
 
 fn pair(pod: u16, host: Option<u16>, protocol: &str) -> PortPair {
-    PortPair { pod, host, protocol: Some(protocol.into()) }
+    PortPair { pod, host, protocol: Some(protocol.into()), address: None }
 }
 
 /// An address of this host that is not one of its loopback.
@@ -169,4 +169,87 @@ async fn a_forward_that_was_taken_away_leads_nowhere_and_its_port_is_free() {
     let e = d.client.add_port("nosuch", &pair(80, None, "udp")).await.unwrap_err();
     assert_eq!(daemon::code(&e), "not_found");
     assert_eq!(d.client.ports("web").await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_one_address_leads_there_by_that_one_alone() {
+    if !daemon::ready() {
+        return;
+    }
+    let mut d = Daemon::start();
+    d.import("test").await;
+    let own = own_address();
+    let line = format!(
+        "torpor run -d --name web -p 127.0.0.1::80 -p {own}:0:80 -p :80 -p 127.0.0.1:0:53/udp --ready-tcp 80 test counter 80"
+    );
+    let (code, _, err) = crate::habits::shell(&d, &line);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let web = d.client.inspect("web").await.unwrap();
+    let at: Vec<Option<String>> = web.ports.iter().map(|p| p.address.clone()).collect();
+    let (local, one) = (Some("127.0.0.1".to_owned()), Some(own.to_string()));
+    assert_eq!(at, [local.clone(), one.clone(), None, local]);
+    let [near, far, all] = [0, 1, 2].map(|n| web.ports[n].host);
+    let open = |ip: Ipv4Addr, port| try_get((ip, port).into(), "/").is_some();
+    let check = |when: &str| {
+        get(near, "/");
+        let end = Instant::now() + Duration::from_secs(20);
+        while !open(own, far) {
+            assert!(Instant::now() < end, "{when}: {own}:{far} does not answer");
+        }
+        assert!(open(own, all) && open(Ipv4Addr::LOCALHOST, all), "{when}");
+        assert!(!open(own, near) && !open(Ipv4Addr::LOCALHOST, far), "{when}");
+    };
+    check("at first");
+    d.sleep("web").await;
+    assert!(!open(own, far) && !open(Ipv4Addr::LOCALHOST, near));
+    d.wake("web").await;
+    check("awake again");
+    d.kill();
+    d.launch();
+    check("after a restart of torpord");
+    let (_, shown, _) = crate::habits::shell(&d, "torpor port web; torpor ps --format '{{.Ports}}'");
+    assert!(
+        shown.contains(&format!(
+            "80/tcp -> 127.0.0.1:{near}\n80/tcp -> {own}:{far}\n80/tcp -> 0.0.0.0:{all}\n53/udp -> 127.0.0.1:"
+        )),
+        "{shown}"
+    );
+    assert!(shown.contains(&format!("127.0.0.1:{near}->80/tcp, {own}:{far}->80/tcp, {all}->80/tcp")), "{shown}");
+    // A copy is as open as its original, no more.
+    let snapshot = d.client.snapshot("web", &mut |_| ()).await.unwrap();
+    let copy = d.client.restore_snapshot(&snapshot.id, Some("copy".into()), &mut |_| ()).await.unwrap();
+    assert_eq!(copy.ports[0].address.as_deref(), Some("127.0.0.1"));
+    get(copy.ports[0].host, "/");
+    assert!(!open(own, copy.ports[0].host));
+    d.client.remove_snapshot(&snapshot.id).await.unwrap();
+    // One is taken away, and its number is free for another address.
+    let line = format!("torpor port rm web 127.0.0.1:{near}:80 && torpor port add web {own}:{near}:80");
+    let (code, _, err) = crate::habits::shell(&d, &line);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(open(own, near) && !open(Ipv4Addr::LOCALHOST, near));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_are_not_the_host_s_are_refused_and_leave_nothing() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    for (publish, says) in [
+        ("192.0.2.77:8080:80", "no address of this host"),
+        ("192.0.2.77::80", "no address of this host"),
+        ("224.0.0.1:8080:80", "no address of one host"),
+        ("[::1]:8080:80", "IPv6"),
+        ("localhost:8080:80", "no IPv4 address"),
+    ] {
+        let (code, out, err) = crate::habits::shell(&d, &format!("torpor run -d -p {publish} test sleep 1000"));
+        assert!(code == Some(125) && out.is_empty() && err.contains(says) && err.contains("hint:"), "{publish}: {err}");
+    }
+    for address in ["", "::1", "x", "127.0.0.1:80"] {
+        let port = PortPair { address: Some(address.into()), ..pair(80, None, "tcp") };
+        let pod = CreatePod { ports: vec![PortSpec::Full(port)], ..counter("x") };
+        assert_eq!(daemon::code(&d.client.create_pod(&pod).await.unwrap_err()), "invalid_request", "{address:?}");
+    }
+    assert!(d.client.pods().await.unwrap().is_empty());
 }

@@ -40,7 +40,7 @@ async fn pod(d: &Daemon, name: &str, probe: &Path) -> Pod {
         command: ["/probe/probe", "serve", name, "7000"].map(str::to_owned).to_vec(),
         ports: vec![
             PortSpec::Pod(PORT),
-            PortSpec::Full(PortPair { pod: PORT, host: None, protocol: Some("udp".into()) }),
+            PortSpec::Full(PortPair { pod: PORT, host: None, protocol: Some("udp".into()), address: None }),
         ],
         volumes: vec![volume],
         ready: Some(torpor::api::types::ReadySpec { tcp: Some(PORT), ..Default::default() }),

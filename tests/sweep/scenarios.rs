@@ -300,7 +300,7 @@ fn rename() {
 }
 
 fn udp() -> PortPair {
-    PortPair { pod: 53, host: None, protocol: Some("udp".into()) }
+    PortPair { pod: 53, host: None, protocol: Some("udp".into()), address: None }
 }
 
 /// How many forwards the pod has; it runs, or ended with the host.

@@ -1,5 +1,6 @@
 //! What may come in: requests become specifications, or are refused before anything is touched.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use super::Core;
@@ -53,6 +54,22 @@ fn ready(spec: &ReadySpec) -> Result<Ready> {
         ReadyCheck::Exec { command: spec.exec.clone().unwrap_or_default() }
     };
     Ok(Ready { check, timeout_ms: spec.timeout_ms.unwrap_or(60_000) })
+}
+
+/// An address of the host at which a port is to be open; none: all of them.
+fn host_address(text: &str) -> Result<Option<Ipv4Addr>> {
+    let shown: String = text.chars().take(60).collect();
+    let bad = |why| {
+        Error::invalid(format!("{shown:?} {why}"))
+            .hint("an IPv4 address of the host; 127.0.0.1 is for the host's own programs, and none for all addresses")
+    };
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(a)) if a.is_unspecified() => Ok(None),
+        Ok(IpAddr::V4(a)) if a.is_multicast() || a.is_broadcast() => Err(bad("is no address of one host")),
+        Ok(IpAddr::V4(a)) => Ok(Some(a)),
+        Ok(IpAddr::V6(_)) => Err(bad("is an address of IPv6, by which nothing is forwarded yet")),
+        Err(_) => Err(bad("is no address")),
+    }
 }
 
 impl Core {
@@ -135,7 +152,7 @@ impl Core {
         let mut ports: Vec<PortRequest> = Vec::new();
         for spec in specs {
             let port = match spec {
-                PortSpec::Pod(pod) => PortRequest { pod: *pod, host: None, protocol: Protocol::Tcp },
+                PortSpec::Pod(pod) => PortRequest { pod: *pod, host: None, protocol: Protocol::Tcp, address: None },
                 PortSpec::Full(pair) => self.port(pair)?,
             };
             if let Some(host) = port.host
@@ -158,7 +175,8 @@ impl Core {
                 .hint(format!("{} to {} are allowed (allowed-ports)", range.first, range.last)));
         }
         let protocol = pair.protocol.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-        Ok(PortRequest { pod: pair.pod, host: pair.host, protocol })
+        let address = pair.address.as_deref().map(host_address).transpose()?.flatten();
+        Ok(PortRequest { pod: pair.pod, host: pair.host, protocol, address })
     }
 
     /// Where a volume lies: below the state directory if it has a name.
@@ -200,6 +218,16 @@ fn volume(spec: &VolumeSpec) -> VolumeMount {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_a_host() {
+        let at = |t: &str| host_address(t).ok();
+        assert_eq!(at("127.0.0.1"), Some(Some(Ipv4Addr::LOCALHOST)));
+        assert_eq!(at("0.0.0.0"), Some(None));
+        for bad in ["", "localhost", "::1", "::", "224.0.0.1", "255.255.255.255", "1.2.3", "127.0.0.1:80"] {
+            assert_eq!(at(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn signals_as_people_write_them() {

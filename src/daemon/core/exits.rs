@@ -1,14 +1,16 @@
 //! The end of a pod's command: noticed, explained, recorded, cleaned up after.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
 use super::pod::{Pod, Turn};
 use super::trace::step;
 use super::{Core, teardown};
+use crate::api::types;
 use crate::host::shim::ExitRecord;
-use crate::model::{Code, Error, ExitReason, PodRecord, PodState, Result};
+use crate::model::{Code, Error, ExitReason, PodId, PodRecord, PodState, Result};
 
 impl Core {
     /// Waits for the end of the pod's newest sandbox, in the background.
@@ -119,6 +121,12 @@ impl Core {
         let Some(pod) = self.pod(&record.id).filter(|_| over && record.spec.auto_remove) else { return };
         let core = Arc::clone(self);
         tokio::spawn(async move {
+            // Who reads what it said gets to the end of it.
+            tokio::select! {
+                () = pod.unread() => {}
+                () = core.shutdown.cancelled() => return,
+            }
+            core.departed.note(&pod.record());
             // Without force: somebody may have started it again. What fails is tried again at the next start of torpord.
             match core.remove(&pod, false).await {
                 Err(e) if !matches!(e.code(), Code::NotFound | Code::WrongState) => {
@@ -142,6 +150,32 @@ impl Core {
             return if exit.shim_lost { ExitReason::ShimLost } else { ExitReason::SandboxLost };
         }
         if exit.signal.is_some() { ExitReason::Signaled } else { ExitReason::Exited }
+    }
+}
+
+/// How pods for one run ended that are not there any more: who started one by its id and followed it asks for that last.
+#[derive(Default)]
+pub(super) struct Departed(Mutex<VecDeque<(PodId, types::ExitInfo)>>);
+
+impl Departed {
+    /// So many are remembered, the newest.
+    const MOST: usize = 1024;
+
+    fn note(&self, record: &PodRecord) {
+        let (Some(exit_code), Some(reason)) = (record.exit_code, record.exit_reason) else { return };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been started again since it was noted.
+        all.retain(|(id, _)| *id != record.id);
+        if all.len() >= Self::MOST {
+            all.pop_front();
+        }
+        all.push_back((record.id.clone(), types::ExitInfo { exit_code, exit_reason: super::view::reason(reason) }));
+    }
+
+    /// How the one of that id ended.
+    pub(super) fn get(&self, id: &str) -> Option<types::ExitInfo> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|(of, _)| of.as_str() == id).map(|(_, ended)| ended.clone())
     }
 }
 

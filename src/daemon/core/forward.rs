@@ -115,7 +115,7 @@ impl Core {
             wanted.sort_by_key(|(_, p)| p.host.is_none());
             let mut given = vec![None; wanted.len()];
             for (at, port) in wanted {
-                let PortRequest { pod, host, protocol } = *port;
+                let PortRequest { pod, host, protocol, address } = *port;
                 let host = match host {
                     Some(host) if taken.contains(&(host, protocol)) => {
                         let text = format!("host port {host}/{protocol} is taken by another forward");
@@ -123,16 +123,16 @@ impl Core {
                             .hint("ask for another port, or for none to get one of the pool"));
                     }
                     Some(host) => {
-                        self.host.ports.reserve(host, protocol)?;
+                        self.host.ports.reserve(host, protocol, address)?;
                         host
                     }
                     None => {
                         let range = self.config().port_range;
-                        self.host.ports.reserve_any(range.first..=range.last, protocol, &taken)?
+                        self.host.ports.reserve_any(range.first..=range.last, protocol, address, &taken)?
                     }
                 };
                 taken.insert((host, protocol));
-                let forward = Forward { pod, host, protocol };
+                let forward = Forward { pod, host, protocol, address };
                 held.push(forward);
                 given[at] = Some(forward);
             }

@@ -64,7 +64,7 @@ use crate::host::runtime::Runtime;
 use crate::host::secrets::Secrets;
 use crate::host::shim::Shims;
 use crate::host::store::Store;
-use crate::model::{Code, Digest, Error, InstanceTag, LayerInfo, PodId, PodRecord, PodState, Result};
+use crate::model::{Code, Digest, Error, Forward, InstanceTag, LayerInfo, PodId, PodRecord, PodState, Result};
 use crate::plan::network::Addressing;
 
 pub use pod::Pod;
@@ -139,6 +139,8 @@ pub struct Core {
     metrics: metrics::Metrics,
     /// What was done to pods, and how long it took.
     traces: trace::Traces,
+    /// How pods for one run ended that are gone.
+    departed: exits::Departed,
     /// WebSockets that may still be opened.
     sockets: Arc<tokio::sync::Semaphore>,
     shutdown: CancellationToken,
@@ -207,6 +209,7 @@ impl Core {
             tokens,
             metrics: metrics::Metrics::default(),
             traces: trace::Traces::default(),
+            departed: exits::Departed::default(),
             sockets: Arc::new(tokio::sync::Semaphore::new(streams::MOST_SOCKETS)),
             shutdown,
         }))
@@ -349,8 +352,10 @@ impl Core {
             for f in &record.forwards {
                 let target = std::net::SocketAddrV4::new(record.address, f.pod);
                 self.host.ports.target(f.host, f.protocol, open.then_some(target));
-                if open {
-                    all.push(crate::plan::firewall::ForwardTo { host: f.host, protocol: f.protocol, target });
+                // What is said to the host's loopback never gets to the firewall's table.
+                if open && !f.address.is_some_and(|a| a.is_loopback()) {
+                    let Forward { host, protocol, address, .. } = *f;
+                    all.push(crate::plan::firewall::ForwardTo { host, protocol, address, target });
                 }
             }
         }

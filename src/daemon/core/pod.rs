@@ -29,6 +29,17 @@ pub struct Pod {
     /// One for each copy of files that may be under way.
     pub(super) copies: Arc<tokio::sync::Semaphore>,
     health: Mutex<Option<Health>>,
+    /// Those who read its output as it comes.
+    readers: watch::Sender<usize>,
+}
+
+/// Somebody who reads a pod's output as it comes: until dropped, a pod for one run stays.
+pub(super) struct Reader(Arc<Pod>);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.readers.send_modify(|n| *n -= 1);
+    }
 }
 
 /// The right to change a pod; given back when dropped.
@@ -51,6 +62,7 @@ impl Pod {
             gone: AtomicBool::new(false),
             health: Mutex::new(None),
             copies: Arc::new(tokio::sync::Semaphore::new(super::copy::AT_ONCE)),
+            readers: watch::Sender::new(0),
         })
     }
 
@@ -163,6 +175,18 @@ impl Pod {
     /// As [`Pod::stream_permit`], waited for.
     pub(super) async fn wait_stream_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.streams).acquire_owned().await.ok()
+    }
+
+    /// Notes that somebody reads its output.
+    pub(super) fn reader(self: &Arc<Self>) -> Reader {
+        self.readers.send_modify(|n| *n += 1);
+        Reader(Arc::clone(self))
+    }
+
+    /// Waits until nobody reads its output.
+    pub(super) async fn unread(&self) {
+        // The sender is this pod's own.
+        let _ = self.readers.subscribe().wait_for(|n| *n == 0).await;
     }
 
     /// Sets or clears the way to its shim.

@@ -46,7 +46,7 @@ impl Core {
         let record = turn.record();
         self.remember_health(pod);
         for f in &record.forwards {
-            if let Err(e) = self.host.ports.reserve(f.host, f.protocol) {
+            if let Err(e) = self.host.ports.reserve(f.host, f.protocol, f.address) {
                 tracing::warn!(pod = %record.id, error = %e.report(), "a port of the pod was taken meanwhile");
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 
 use super::idempotency::Intent;
@@ -206,7 +206,10 @@ impl Core {
     /// # Errors
     /// [`crate::model::Code::WrongState`]: it never ran, or was removed.
     pub async fn wait_pod(&self, reference: &str) -> Result<types::ExitInfo> {
-        let pod = self.find(reference)?;
+        let pod = match self.find(reference) {
+            Ok(pod) => pod,
+            Err(e) => return self.departed.get(reference).ok_or(e),
+        };
         if pod.state() == PodState::Created {
             return Err(super::pod::wrong_state(&pod.record(), "wait for its end"));
         }
@@ -238,8 +241,12 @@ impl Core {
         reference: &str,
         query: LogQuery,
     ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + Send + use<>> {
-        let (dir, ended) = self.log_of(self.find(reference)?.as_ref());
-        logs::read(&dir, query, ended)
+        let pod = self.find(reference)?;
+        let (dir, ended) = self.log_of(&pod);
+        let reader = pod.reader();
+        Ok(logs::read(&dir, query, ended)?.inspect(move |_| {
+            let _ = &reader;
+        }))
     }
 
     /// As [`Core::logs`], the records as they lie there, after the one that was `seen`; with them the id of the pod. A record of
@@ -257,8 +264,14 @@ impl Core {
         let id = pod.record().id;
         let (dir, ended) = self.log_of(&pod);
         let after = seen.filter(|(of, _)| *of == id).map(|(_, number)| *number);
+        let reader = pod.reader();
         let records = logs::read_raw(&dir, LogQuery { after, ..query }, ended)?;
-        Ok((id, records))
+        Ok((
+            id,
+            records.inspect(move |_| {
+                let _ = &reader;
+            }),
+        ))
     }
 
     /// Where a pod's log lies, and what tells that no more will come.

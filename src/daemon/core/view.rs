@@ -55,7 +55,12 @@ impl Core {
 
 /// A forward as the API shows it.
 pub(super) fn forward(f: &Forward) -> types::PortInfo {
-    types::PortInfo { pod: f.pod, host: f.host, protocol: f.protocol.to_string() }
+    types::PortInfo {
+        pod: f.pod,
+        host: f.host,
+        protocol: f.protocol.to_string(),
+        address: f.address.map(|a| a.to_string()),
+    }
 }
 
 /// The stable name of why a command ended.

@@ -225,7 +225,7 @@ impl Agent {
         let taken = self.core.host_ports();
         for first in runs(range.first, range.last, length, length, &taken) {
             let pair = |(pod, host): (&u16, u16)| {
-                types::PortSpec::Full(types::PortPair { pod: *pod, host: Some(host), protocol: None })
+                types::PortSpec::Full(types::PortPair { pod: *pod, host: Some(host), protocol: None, address: None })
             };
             request.ports = s.ports.iter().zip(first..=u16::MAX).map(pair).collect();
             match self.core.create_pod_keeping(request.clone(), &[FsPath::new(WORKSPACE)]).await {

@@ -48,6 +48,8 @@ struct Incoming<'a> {
     expected: Option<&'a Digest>,
     /// Bytes that it may take unpacked.
     most: u64,
+    /// Whether nothing in it is fine, as in an image's layer that only a command of its recipe left.
+    may_be_empty: bool,
 }
 
 impl Layers {
@@ -112,7 +114,11 @@ impl Layers {
                 this.packed(|packed| archive::pack_layers(&layers, &below, packed, most, &|| job.go_on()))?;
             let tar: Decompressed = Box::new(BufReader::new(file));
             let most = this.limits.layer_bytes;
-            this.add(Incoming { tar, stored: Count::of(size), expected: None, most }, &Progress::default(), job)
+            this.add(
+                Incoming { tar, stored: Count::of(size), expected: None, most, may_be_empty: true },
+                &Progress::default(),
+                job,
+            )
         })
         .await
     }
@@ -127,7 +133,7 @@ impl Layers {
         match archive::open(stream, &self.state.join("tmp"), self.limits.upload_bytes)? {
             Contents::Rootfs(tar) => {
                 let most = self.limits.layer_bytes;
-                let incoming = Incoming { tar, stored: count.clone(), expected: None, most };
+                let incoming = Incoming { tar, stored: count.clone(), expected: None, most, may_be_empty: false };
                 // How far it is, who feeds it says.
                 Ok((vec![self.add(incoming, &Progress::default(), job)?], None))
             }
@@ -143,7 +149,8 @@ impl Layers {
                     }
                     let (tar, stored) = image.open(layer)?;
                     let most = left.min(self.limits.layer_bytes);
-                    let incoming = Incoming { tar, stored: Count::of(stored), expected: Some(&layer.diff_id), most };
+                    let stored = Count::of(stored);
+                    let incoming = Incoming { tar, stored, expected: Some(&layer.diff_id), most, may_be_empty: true };
                     let added = self.add(incoming, progress, job).map_err(|e| match e.code() {
                         Code::TooLarge if most < self.limits.layer_bytes => {
                             let text = format!("the image is larger than {} bytes unpacked", self.limits.image_bytes);
@@ -175,7 +182,7 @@ impl Layers {
         let count = fed.count();
         let work = Job::run(move |job| {
             let (tar, most) = (archive::decompress(Box::new(fed))?, this.limits.layer_bytes);
-            let incoming = Incoming { tar, stored: count, expected: Some(&digest), most };
+            let incoming = Incoming { tar, stored: count, expected: Some(&digest), most, may_be_empty: true };
             this.add(incoming, &Progress::default(), job).map_err(|e| match e.code() {
                 Code::BadArchive => Error::new(Code::Damaged, format!("read layer {digest}")).because(e),
                 _ => e,
@@ -200,7 +207,7 @@ impl Layers {
             let file = open()?;
             let stored = Count::of(file.metadata().attempt(Code::Internal, what)?.len());
             let (tar, most) = (Box::new(BufReader::new(file)), this.limits.layer_bytes);
-            let incoming = Incoming { tar, stored, expected: None, most };
+            let incoming = Incoming { tar, stored, expected: None, most, may_be_empty: true };
             this.add(incoming, &Progress::default(), job).map(Some)
         })
         .await
@@ -226,14 +233,15 @@ impl Layers {
             let stored = Count::of(tar.len() as u64);
             let tar: Decompressed = Box::new(std::io::Cursor::new(tar));
             let most = this.limits.layer_bytes;
-            this.add(Incoming { tar, stored, expected: Some(&digest), most }, &Progress::default(), job)
+            let incoming = Incoming { tar, stored, expected: Some(&digest), most, may_be_empty: true };
+            this.add(incoming, &Progress::default(), job)
         })
         .await
     }
 
     /// Unpacks one tar as a layer, while its digest is taken and its bytes are compressed for the object store.
     fn add(&self, incoming: Incoming<'_>, progress: &Progress, job: &Job) -> Result<LayerInfo> {
-        let Incoming { mut tar, stored, expected, most: layer_bytes } = incoming;
+        let Incoming { mut tar, stored, expected, most: layer_bytes, may_be_empty } = incoming;
         let scratch = Scratch::new(&self.state.join("tmp"))?;
         let (root, blob_path) = (scratch.path().join("root"), scratch.path().join("blob"));
         files::create_dir(&root, 0o755)?;
@@ -278,6 +286,11 @@ impl Layers {
         let size = worker.finish(&root, job)?;
         if early {
             return Err(Error::internal("the process that unpacks did not read the whole layer"));
+        }
+        let entries = || std::fs::read_dir(&root).attempt(Code::Internal, || "look at a layer".into());
+        if !may_be_empty && entries()?.next().is_none() {
+            return Err(Error::new(Code::BadArchive, "there is no file in it")
+                .hint("it has to be a root file system, an OCI layout, or what `docker save` wrote: was it cut off, or another one meant?"));
         }
         let digest = Digest::from_sha256(&hasher.finalize().into());
         if let Some(expected) = expected.filter(|e| **e != digest) {

@@ -47,13 +47,13 @@ impl Drop for Way {
     }
 }
 
-/// Takes a port on all addresses; with it the same socket once more.
-pub(super) fn bind(port: u16) -> std::io::Result<(UdpSocket, OwnedFd)> {
+/// Takes a port of an address; with it the same socket once more.
+pub(super) fn bind(address: Ipv4Addr, port: u16) -> std::io::Result<(UdpSocket, OwnedFd)> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
     // Shared only while it is bound: with one that was given up and is not closed yet, and with nobody afterwards.
     setsockopt(&socket, sockopt::ReusePort, &true)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, port)))?;
     setsockopt(&socket, sockopt::ReusePort, &false)?;
     setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     let again = socket.try_clone()?;

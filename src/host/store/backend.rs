@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
@@ -91,9 +91,33 @@ impl StoreConfig {
         if url.host_str().is_none_or(str::is_empty) {
             return Err(bad("it names no bucket"));
         }
+        if url.scheme() == "az" {
+            self.azure(&url).map(drop)?;
+        }
         Ok(url)
     }
 }
+
+impl StoreConfig {
+    /// What is known of an account of Azure's. Nothing is asked of anybody.
+    fn azure(&self, url: &Url) -> Result<MicrosoftAzure> {
+        let allow = self.allows_http();
+        let builder = MicrosoftAzureBuilder::from_env().with_container_name(url.host_str().unwrap_or_default());
+        let builder = builder.with_client_options(client(allow)).with_allow_http(allow).with_retry(retry());
+        let given = |key| builder.get_config_value(&key).filter(|v| !v.is_empty());
+        let emulated = given(AzureConfigKey::UseEmulator).is_some_and(|v| v == "true");
+        if !emulated && given(AzureConfigKey::AccountName).is_none() {
+            return Err(
+                Error::invalid(format!("open store {url}: of which storage account it is was not said")).hint(AZURE)
+            );
+        }
+        builder.build().map_err(|e| Error::invalid(format!("open store {url}")).because(e).hint(AZURE))
+    }
+}
+
+/// Where an account of Azure's is said.
+const AZURE: &str = "set AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY, or \
+                     AZURE_STORAGE_CLIENT_ID, AZURE_STORAGE_CLIENT_SECRET and AZURE_STORAGE_TENANT_ID";
 
 fn bad(why: &str) -> Error {
     Error::invalid(format!("the store's URL is wrong: {why}"))
@@ -137,11 +161,7 @@ pub(super) fn open(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, String
             let builder = builder.with_client_options(client(allow)).with_retry(retry());
             Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
         }
-        "az" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-            let builder = builder.with_client_options(client(allow)).with_allow_http(allow).with_retry(retry());
-            Arc::new(builder.build().attempt(Code::InvalidRequest, what)?)
-        }
+        "az" => Arc::new(config.azure(&url)?),
         other => return Err(bad(&format!("{other} is no kind of store"))),
     };
     let prefix = url.path().trim_matches('/');

@@ -126,7 +126,7 @@ pub(super) async fn at_free_ports(core: &Arc<Core>, mut wanted: types::CreatePod
     let range = core.config().port_range;
     for first in runs(range.first, range.last, 1, length, &core.host_ports()) {
         let pair = |(pod, host): (&u16, u16)| {
-            types::PortSpec::Full(types::PortPair { pod: *pod, host: Some(host), protocol: None })
+            types::PortSpec::Full(types::PortPair { pod: *pod, host: Some(host), protocol: None, address: None })
         };
         wanted.ports = ports.iter().zip(first..=u16::MAX).map(pair).collect();
         match core.create_pod(wanted.clone()).await {
