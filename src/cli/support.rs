@@ -102,6 +102,7 @@ fn shown<T: Serialize>(answer: crate::api::client::Result<T>) -> String {
 /// A pod without what its owner says and what it says.
 fn without_words(mut pod: crate::api::types::Pod) -> crate::api::types::Pod {
     pod.command.clear();
+    pod.program.clear();
     pod.health = None;
     pod.labels.values_mut().for_each(|v| "...".clone_into(v));
     pod
