@@ -61,13 +61,13 @@ check_quota_hurts_no_pod() {
     if torpor exec busy sh -c "head -c 8m /dev/urandom >/big && sync /big"; then fail "8 MiB within 2"; fi
     lives "after its writable layer was refused more"
     left=$(df --output=avail -k /f/state | tail -n 1)
-    fallocate -l "${left}k" /f/state/tmp/filler 2>/dev/null || dd if=/dev/zero of=/f/state/tmp/filler bs=4k 2>/dev/null || true
+    fallocate -l "${left}k" /f/state/filler 2>/dev/null || dd if=/dev/zero of=/f/state/filler bs=4k 2>/dev/null || true
     refused exhausted POST "images?name=small" "{\"directory\": \"/root/small\"}"
     refused exhausted POST pods/busy/sleep
     refused exhausted POST pods "{\"name\": \"new\", \"image\": \"box\", \"command\": [\"sleep\", \"1000\"]}"
     refused exhausted POST pods/asleep/wake
     lives "with its quota used up"
-    rm /f/state/tmp/filler
+    rm -f /f/state/filler
     quota "limit -p bhard=0 7"
     torpor exec busy rm -f /big
     all_is_well "with more quota"

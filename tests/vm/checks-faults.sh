@@ -31,17 +31,33 @@ check_reboot_in_order() {
     inside '
     web awake
     web asleep
-    visit asleep >/dev/null
+    is "$(visit asleep)" 1 "the counter"
     torpor sleep asleep >/dev/null
+    web again --restart always
+    is "$(visit again) $(visit again)" "1 2" "the counter"
+    for policy in unless-stopped on-failure; do
+        torpor run -d --name "$policy" --restart $policy -m 64m box sleep 1000000 >/dev/null
+    done
+    torpor run -d --name stopped --restart unless-stopped -m 64m box sleep 1000000 >/dev/null
+    torpor stop -t 0 stopped >/dev/null
+    sync
     systemctl reboot
     ' || true
     reboot
     inside '
     within 240 systemctl -q is-active torpord.service
-    is "$(pod awake .state)" stopped "the pod that ran"
-    is "$(pod awake .exitReason)" host-restarted "why it ended"
+    is "$(pod asleep .state)" sleeping "the sleeper"
     torpor wake asleep >/dev/null
+    echo "# $(cut -d. -f1 /proc/uptime) s from the start of the kernel until a sleeper is awake"
     is "$(visit asleep)" 2 "the counter of the sleeper"
+    is "$(pod awake .state)" stopped "the pod that ran, and is not to be started again"
+    is "$(pod awake .exitReason)" host-restarted "why it ended"
+    # By their policies; its address is the same, so its port leads to it.
+    for name in again unless-stopped on-failure; do
+        within 240 sh -c "torpor --json inspect $name | jq -e \".[0].state == \\\"running\\\"\" >/dev/null"
+    done
+    is "$(visit again)" 1 "the counter of the pod that is started again"
+    is "$(pod stopped .state)" stopped "the pod that somebody had stopped"
     journalctl -b -1 -o cat >/tmp/journal
     if grep -E "timed out|State .stop-sigterm. timed" /tmp/journal >&2; then fail "the shutdown waited for something"; fi
     clean

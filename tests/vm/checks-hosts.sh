@@ -8,11 +8,12 @@ begin_other() {
     other_boots=$!
 }
 # on_other SCRIPT: as `inside`, on the other host.
-on_other() { { cat tests/vm/inside.sh; printf '%s\n' "$1"; } | timeout -k 5 "$limit" "$root/scripts/vm" run --name "$other" 'cd /root/torpor && sh -s'; }
+on_other() { on_vm "$other" "$1"; }
 
 # A bucket on this machine, which the VMs reach at 10.0.2.2.
 begin_s3() {
     command -v s3s-fs >/dev/null || { echo "there is no s3s-fs: scripts/setup --test-tools"; return 1; }
+    [ ! -f "$work/s3.pid" ] || kill "$(cat "$work/s3.pid")" 2>/dev/null || true
     mkdir -p "$work/s3/bucket"
     s3=23100
     while :; do
@@ -39,7 +40,7 @@ STORE
 
 # Both hosts are there, with torpor on them and a store that they share.
 share_a_store() {
-    [ ! -f "$work/shared" ] || return 0
+    [ ! -f "$work/shared" ] || { inside clean; on_other clean; return 0; }
     begin_s3
     end=$(($(date +%s) + 700))
     until [ -f "$work/other.up" ]; do

@@ -20,7 +20,7 @@ refuses_writes() { table flakey "$disk" 0 0 600 1 error_writes; }
 file_system() {
     kind=$1
     shift
-    [ ! -e /dev/mapper/f ] || dmsetup remove --retry f
+    forget_f
     dmsetup create f --table "0 $(sectors "$disk") linear $disk 0"
     case $kind in ext4) force=-F ;; xfs) force=-f ;; esac
     "mkfs.$kind" -q $force "$@" /dev/mapper/f
@@ -46,7 +46,9 @@ torpord_f() {
 pid_f() { systemctl show -p MainPID --value torpord-f; }
 # What `kill -9` on the host's main switch would: all processes of that torpord and of its pods, at once.
 all_die() {
-    kill -9 "$(pid_f)" 2>/dev/null || true
+    # 0, where there is none, would be all of us.
+    main=$(pid_f)
+    [ "$main" = 0 ] || kill -9 "$main" 2>/dev/null || true
     [ -f $run/tag ] || return 0
     tag=$(cat $run/tag)
     for group in /sys/fs/cgroup/torpor.slice/torpor-"$tag" /sys/fs/cgroup/torpor.slice/torpord-f.service; do
