@@ -93,6 +93,10 @@ pub struct CreatePod {
     /// id is answered for a while after that, too. Not together with a restart policy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_remove: bool,
+    /// Whether whoever makes it is going to follow its output: with `autoRemove` the pod then stays for that, up to ten seconds after its
+    /// end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
     /// Whether the pod is started at once. Default true.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub start: bool,

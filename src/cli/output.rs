@@ -116,8 +116,8 @@ pub(super) fn state(pod: &Pod) -> String {
 }
 
 /// How a phase is shown: by what is known of it.
-fn template(p: &ProgressInfo) -> &'static str {
-    match (p.done, p.total) {
+fn template(done: u64, total: u64) -> &'static str {
+    match (done, total) {
         // It counts nothing, or has not begun to.
         (0, 0) => "{msg:10} {spinner} {elapsed}",
         (_, 0) => "{msg:10} {spinner} {bytes} {bytes_per_sec}",
@@ -140,18 +140,20 @@ impl Bar {
 
     pub(super) fn show(&mut self, p: &ProgressInfo) {
         let Some(bar) = &self.0 else { return };
-        let style = template(p);
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
+        let style = |template| {
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+        };
+        // Each of these may be drawn: numbers are shown once they are this phase's.
         if bar.message() != p.phase {
-            bar.reset();
+            style(template(0, 0));
             bar.set_message(p.phase.clone());
+            bar.reset();
         }
-        if p.total > 0 {
-            bar.set_length(p.total);
-        }
+        bar.set_length(p.total);
         bar.set_position(p.done);
+        style(template(p.done, p.total));
     }
 }
 
@@ -189,9 +191,8 @@ mod tests {
 
     #[test]
     fn what_has_no_length_shows_none() {
-        let shown = |done, total| template(&ProgressInfo { phase: "restore".into(), done, total });
-        assert!(!shown(0, 0).contains("bytes") && !shown(5, 0).contains("total_bytes"));
-        assert!(shown(0, 5).contains("{bytes}/{total_bytes}"));
+        assert!(!template(0, 0).contains("bytes") && !template(5, 0).contains("total_bytes"));
+        assert!(template(0, 5).contains("{bytes}/{total_bytes}"));
     }
 
     #[test]

@@ -104,6 +104,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         tty: run.tty,
         stdin: run.interactive,
         auto_remove: run.rm,
+        follow: start && !run.detach,
         start,
     })
 }
@@ -131,9 +132,9 @@ pub(super) async fn run(client: &Client, run: &Run, json: bool) -> Result<u8, Fa
         return Ok(0);
     }
     attach::require_terminal(run.interactive, run.tty)?;
-    let pod = client.create_pod(&request(run, !run.rm)?).await?;
-    // A pod for one run stays for as long as its output is read: it is, from before there is any.
-    let mut lines = if run.rm { Some(begin(client, &pod.id).await?) } else { None };
+    let pod = client.create_pod(&request(run, true)?).await?;
+    // A pod for one run stays for as long as its output is read.
+    let mut lines = if run.rm { Some(read(client, &pod.id).await?) } else { None };
     if run.interactive || run.tty {
         match attach::to_command(client, &pod.id, run.interactive, run.tty, run.detach_keys.clone()).await {
             Ok(Ended::Exit(_)) => {
@@ -175,20 +176,6 @@ type Lines = Pin<Box<dyn Stream<Item = client::Result<LogLine>> + Send>>;
 
 async fn read(client: &Client, pod: &str) -> client::Result<Lines> {
     Ok(Box::pin(client.logs(pod, "follow=true").await?))
-}
-
-/// Starts a pod whose output is read already. One that can't be started is not left there.
-async fn begin(client: &Client, pod: &str) -> client::Result<Lines> {
-    let begun = async {
-        let lines = read(client, pod).await?;
-        client.start(pod).await?;
-        Ok(lines)
-    };
-    let begun = begun.await;
-    if begun.is_err() {
-        let _ = client.remove(pod, true).await;
-    }
-    begun
 }
 
 /// Whether there is no such pod any more.

@@ -4,6 +4,9 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use futures::StreamExt;
+use torpor::api::types::CreatePod;
+
 use crate::daemon::{self, Daemon};
 use crate::habits::shell;
 
@@ -75,6 +78,38 @@ async fn a_client_that_is_killed_leaves_no_pod() {
         d.exec("a", "touch /go").await;
         gone(&d).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_killed_at_any_time_leave_no_pod() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    d.import("test").await;
+    for n in 0..12 {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_torpor"))
+            .args(["run", "--rm", "test", "true"])
+            .env("TORPOR_HOST", format!("unix://{}", d.socket.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(n * 20)).await;
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    gone(&d).await;
+    // Who says that they will read finds it, however short it was; and who does not come is not waited for long.
+    let pod = CreatePod { auto_remove: true, follow: true, ..daemon::script("s", "echo short") };
+    let id = d.client.create_pod(&pod).await.unwrap().id;
+    d.client.wait(&id).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lines: Vec<_> = d.client.logs(&id, "follow=true").await.unwrap().collect().await;
+    assert_eq!(lines[0].as_ref().unwrap().line, "short");
+    gone(&d).await;
+    d.client.create_pod(&pod).await.unwrap();
+    gone(&d).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

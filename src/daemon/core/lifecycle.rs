@@ -47,6 +47,8 @@ pub(super) struct New {
     pub secrets: SecretValues,
     /// Whether it is started.
     pub start: bool,
+    /// Whether somebody is going to read its output.
+    pub follow: bool,
     /// Where it is noted that it is made.
     pub intent: Option<Intent>,
 }
@@ -122,7 +124,7 @@ impl Core {
 
     /// Makes a pod, and starts it unless told otherwise. All or nothing: if it can't be started it is gone again.
     pub(super) async fn create(self: &Arc<Self>, new: New, image: &ImageRecord) -> Result<PodRecord> {
-        let New { spec, secrets, start, intent } = new;
+        let New { spec, secrets, start, follow, intent } = new;
         let id = PodId::random()?;
         // Until the record says that it runs.
         let _room = if start { Some(self.room(&id, &spec, "create")?) } else { None };
@@ -136,6 +138,9 @@ impl Core {
             intent.makes(Makes::Pod(&id)).await?;
         }
         let pod = step("record", self.add_pod(id, spec, origin)).await?;
+        if follow {
+            pod.expect_reader();
+        }
         about(&pod.record());
         drop(new);
         let turn = pod.turn_if_there().await?;

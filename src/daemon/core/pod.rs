@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -29,16 +30,26 @@ pub struct Pod {
     /// One for each copy of files that may be under way.
     pub(super) copies: Arc<tokio::sync::Semaphore>,
     health: Mutex<Option<Health>>,
-    /// Those who read its output as it comes.
-    readers: watch::Sender<usize>,
+    readers: watch::Sender<Readers>,
 }
+
+/// Those who read a pod's output as it comes.
+#[derive(Default)]
+struct Readers {
+    now: usize,
+    /// Whether somebody said that they will, and has not come yet.
+    expected: bool,
+}
+
+/// How long somebody who said that they will read the output of a pod is waited for after its end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Somebody who reads a pod's output as it comes: until dropped, a pod for one run stays.
 pub(super) struct Reader(Arc<Pod>);
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.readers.send_modify(|n| *n -= 1);
+        self.0.readers.send_modify(|r| r.now -= 1);
     }
 }
 
@@ -62,7 +73,7 @@ impl Pod {
             gone: AtomicBool::new(false),
             health: Mutex::new(None),
             copies: Arc::new(tokio::sync::Semaphore::new(super::copy::AT_ONCE)),
-            readers: watch::Sender::new(0),
+            readers: watch::Sender::default(),
         })
     }
 
@@ -177,16 +188,23 @@ impl Pod {
         Arc::clone(&self.streams).acquire_owned().await.ok()
     }
 
+    /// Notes that somebody is going to read its output.
+    pub(super) fn expect_reader(&self) {
+        self.readers.send_modify(|r| r.expected = true);
+    }
+
     /// Notes that somebody reads its output.
     pub(super) fn reader(self: &Arc<Self>) -> Reader {
-        self.readers.send_modify(|n| *n += 1);
+        self.readers.send_modify(|r| *r = Readers { now: r.now + 1, expected: false });
         Reader(Arc::clone(self))
     }
 
-    /// Waits until nobody reads its output.
+    /// Waits until nobody reads its output, nor is about to. Its end is to have been told.
     pub(super) async fn unread(&self) {
-        // The sender is this pod's own.
-        let _ = self.readers.subscribe().wait_for(|n| *n == 0).await;
+        let mut readers = self.readers.subscribe();
+        // The sender is this pod's own. Who does not come in time has died.
+        let _ = tokio::time::timeout(PATIENCE, readers.wait_for(|r| !r.expected)).await;
+        let _ = readers.wait_for(|r| r.now == 0).await;
     }
 
     /// Sets or clears the way to its shim.

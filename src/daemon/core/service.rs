@@ -53,7 +53,7 @@ impl Core {
         intent: Option<Intent>,
     ) -> Result<types::Pod> {
         let (spec, secrets) = self.admit(&request)?;
-        self.create_as(New { spec, secrets, start: request.start, intent }, &request).await
+        self.create_as(New { spec, secrets, start: request.start, follow: request.follow, intent }, &request).await
     }
 
     /// Makes a pod that may be made so.

@@ -62,7 +62,8 @@ impl Core {
         for volume in &mut spec.volumes {
             volume.in_snapshots = kept.contains(&volume.target.as_path());
         }
-        self.create_as(New { spec, secrets, start: request.start, intent: None }, &request).await
+        self.create_as(New { spec, secrets, start: request.start, follow: request.follow, intent: None }, &request)
+            .await
     }
 
     /// Bytes, about, that will be packed.
