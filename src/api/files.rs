@@ -23,3 +23,8 @@ pub struct FileStat {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
+
+/// Bytes as they are: an archive.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct Bytes(#[allow(dead_code, reason = "a name for the document")] Vec<u8>);

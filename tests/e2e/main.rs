@@ -38,6 +38,7 @@ mod ports;
 mod recovery;
 #[path = "../support/s3.rs"]
 mod s3;
+mod schemathesis;
 #[path = "../support/screen.rs"]
 mod screen;
 mod secrets;

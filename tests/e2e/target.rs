@@ -208,6 +208,11 @@ impl Target {
         if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
     }
 
+    /// Where it listens by TCP.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn connect(&self, by: By) -> Line {
         let line = match by {
             By::Socket => Line::Unix(UnixStream::connect(&self.d.socket).unwrap()),

@@ -47,11 +47,13 @@ pub(super) struct Guard {
 struct Denied {
     error: Error,
     wait: Option<Duration>,
+    /// The methods that are allowed, where that is why.
+    methods: Option<String>,
 }
 
 impl From<Error> for Denied {
     fn from(error: Error) -> Self {
-        Denied { error, wait: None }
+        Denied { error, wait: None, methods: None }
     }
 }
 
@@ -85,6 +87,9 @@ impl Guard {
         if let Some(wait) = denied.wait {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(methods) = denied.methods.and_then(|m| HeaderValue::try_from(m).ok()) {
+            response.headers_mut().insert(header::ALLOW, methods);
         }
         response
     }
@@ -127,6 +132,12 @@ impl Guard {
         };
         if row.is_none() && !caller.grant.may(need, None) {
             let path: String = request.uri().path().chars().take(200).collect();
+            let methods = scopes::methods(self.table, request.uri().path());
+            if !methods.is_empty() {
+                let text = format!("{} is not allowed on {path}", request.method());
+                let error = Error::new(Code::MethodNotAllowed, text);
+                return Err(Denied { error, wait: None, methods: Some(methods.join(", ")) });
+            }
             let text = format!("no route {} {path}", request.method());
             return Err(Error::new(Code::NotFound, text).hint("GET /openapi.json lists them").into());
         }
@@ -162,7 +173,7 @@ impl Guard {
             None => Error::new(Code::Unauthorized, format!("the {what} is not good")).hint(hint).into(),
             Some(wait) => {
                 let text = format!("the {what} is not good, as too many others were from this address");
-                Denied { error: Error::new(Code::RateLimited, text).hint(hint), wait: Some(wait) }
+                Denied { error: Error::new(Code::RateLimited, text).hint(hint), wait: Some(wait), methods: None }
             }
         }
     }

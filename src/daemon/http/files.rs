@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use super::answer::{Answer, Path, Query};
 use super::stream::ReadToEnd;
-use crate::api::files::FileStat;
+use crate::api::files::{Bytes, FileStat};
 use crate::api::problem::Problem;
 use crate::daemon::core::Core;
 
@@ -45,7 +45,7 @@ pub(super) async fn stat(
 /// links come as links. An archive that breaks off, breaks the connection off.
 #[utoipa::path(get, path = "/v1/pods/{pod}/files", tag = "pods", operation_id = "getFiles",
     params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id"), Where),
-    responses((status = 200, description = "The archive", body = Vec<u8>, content_type = "application/x-tar"),
+    responses((status = 200, description = "The archive", body = Bytes, content_type = "application/x-tar"),
         (status = "4XX", description = "Refused; 404 if nothing is there, 409 for a pod that does not run", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn get(State(core): Cored, Path(pod): Path<String>, Query(at): Query<Where>) -> Answer<Response> {
@@ -58,7 +58,7 @@ pub(super) async fn get(State(core): Cored, Path(pod): Path<String>, Query(at): 
 /// stays; each file is there whole or as it was.
 #[utoipa::path(put, path = "/v1/pods/{pod}/files", tag = "pods", operation_id = "putFiles",
     params(("pod" = String, Path, description = "Its name, its id, or a unique beginning of the id"), Where),
-    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    request_body(content = Bytes, content_type = "application/x-tar"),
     responses((status = 204, description = "It is there"),
         (status = "4XX", description = "Refused; 404 if the directory is not there, 409 for a pod that does not run, 422 for an archive that is damaged or leads out of the directory", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed; 507 if the pod's disk is full", body = Problem, content_type = "application/problem+json")))]

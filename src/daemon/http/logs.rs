@@ -32,7 +32,8 @@ pub(super) struct Lines {
     /// Go on with what is still to come, until the pod's command ends. Default: only for server-sent events.
     follow: Option<bool>,
     /// Only that many of the last lines.
-    tail: Option<u64>,
+    #[param(minimum = 0)]
+    tail: Option<i64>,
     /// Only lines since then (RFC 3339).
     since: Option<String>,
 }
@@ -60,7 +61,9 @@ pub(super) async fn logs(
         ),
         None => None,
     };
-    let mut query = LogQuery { tail: q.tail, since, follow: q.follow.unwrap_or(false), after: None };
+    let tail = q.tail.map(u64::try_from).transpose();
+    let tail = tail.map_err(|_| Error::invalid("tail is a number of lines").hint("tail is 0 or more"))?;
+    let mut query = LogQuery { tail, since, follow: q.follow.unwrap_or(false), after: None };
     if !wants(&headers, SSE) {
         return Ok(plainly(&headers, core.logs(&pod, query)?));
     }

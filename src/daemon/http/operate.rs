@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::{Answer, Body};
+use crate::api::files::Bytes;
 use crate::api::problem::Problem;
 use crate::api::types::system::{LogFilter, Reloaded};
 use crate::daemon::core::Core;
@@ -44,7 +45,7 @@ pub(super) async fn set_log_filter(Body(asked): Body<LogFilter>) -> Answer<Json<
 /// A backup as a tar archive: the database, layers, engines, volumes, workspaces of the pod agent's pods, and the store if it lies in
 /// the state directory. Pods go on meanwhile. It holds all that they keep, environments too. `torpord --restore` puts it back.
 #[utoipa::path(get, path = "/v1/system/backup", tag = "system", operation_id = "backup",
-    responses((status = 200, description = "The archive; one that breaks off is not whole", body = Vec<u8>, content_type = "application/x-tar"),
+    responses((status = 200, description = "The archive; one that breaks off is not whole", body = Bytes, content_type = "application/x-tar"),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn backup(State(core): State<Arc<Core>>) -> Answer<Response> {

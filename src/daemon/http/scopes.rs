@@ -118,6 +118,11 @@ pub(super) fn find<'a>(table: &'a [Row], method: &str, path: &str) -> Option<&'a
     fitting.max_by(|a, b| a.0.cmp(&b.0)).map(|(_, row)| row)
 }
 
+/// The methods that a path has rows for.
+pub(super) fn methods<'a>(table: &'a [Row], path: &str) -> Vec<&'a str> {
+    table.iter().filter(|r| fits(r.path, path).is_some()).map(|r| r.method).collect()
+}
+
 /// Where in a path the pod stands that a route is about.
 pub(super) fn pod_of(row: &Row) -> Option<usize> {
     row.path.split('/').position(|part| part == "{pod}")
@@ -170,6 +175,8 @@ mod tests {
         ] {
             assert_eq!(found(method, path), None, "{method} {path}");
         }
+        assert_eq!(methods(V1, "/v1/pods"), ["GET", "POST"]);
+        assert_eq!(methods(V1, "/v1/pods/x/nosuch"), [""; 0]);
         let table = [row("GET", "/a/{x}", Read), row("GET", "/a/b", Admin), row("GET", "/{*rest}", Anyone)];
         let need = |path| find(&table, "GET", path).map(|r| r.need);
         assert_eq!(

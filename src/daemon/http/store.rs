@@ -14,6 +14,7 @@ use utoipa::IntoParams;
 use super::answer::{self, Answer, Asked, MaybeBody, Object, Path, Query, Refused};
 use super::idempotency::MaybeIntent;
 use super::stream;
+use crate::api::files::Bytes;
 use crate::api::problem::Problem;
 use crate::api::types::{Image, ImportDirectory, Pod, RestoreSnapshot, Snapshot};
 use crate::daemon::core::Core;
@@ -101,7 +102,7 @@ pub(super) struct Import {
 /// Imports an image. The body is a root file system as tar, tar.gz or tar.zst, an OCI layout or a `docker save` archive; or,
 /// as `application/json`, an object that names a directory of the host. Progress as for sleep.
 #[utoipa::path(post, path = "/v1/images", tag = "images", operation_id = "importImage", params(Import),
-    request_body(content((Vec<u8> = "application/octet-stream"), (ImportDirectory = "application/json"))),
+    request_body(content((Bytes = "application/octet-stream"), (ImportDirectory = "application/json"))),
     responses((status = 201, description = "It is imported", body = Image),
         (status = "4XX", description = "Refused; nothing was imported", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "Failed; nothing was imported", body = Problem, content_type = "application/problem+json")))]
