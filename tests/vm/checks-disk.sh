@@ -79,6 +79,7 @@ check_read_only_disk_hurts_no_pod() {
     file_system ext4
     with_pods
     # Every file system, by force, as the kernel does it on an emergency: what is open for writing is so no more.
+    trap "mount -o remount,rw /; mount -o remount,rw /f || true; forget_f" EXIT
     echo u >/proc/sysrq-trigger
     within 120 sh -c "! touch /f/state/probe 2>/dev/null"
     lives "on a disk that is read-only"

@@ -12,7 +12,10 @@ check_units_are_clean() {
     cd /usr/local/lib/systemd/system
     said=$(systemd-analyze verify --man=no torpord.service torpord.socket torpor.slice 2>&1)
     [ -z "$said" ] || fail "$said"
-    echo "# $(systemd-analyze security --no-pager torpord.service | tail -n 1 | sed "s/[^ -~]//g")"
+    # What is left is what it needs to make namespaces and mounts for pods (see the unit): no more than that, 7.2 of 10.
+    systemd-analyze security --no-pager --threshold=72 torpord.service >/tmp/security ||
+        fail "$(tail -n 1 /tmp/security)"
+    echo "# $(tail -n 1 /tmp/security | sed "s/[^ -~]//g")"
     '
 }
 

@@ -84,25 +84,26 @@ forget_f() {
     dmsetup remove --retry f
 }
 
-# call METHOD PATH [BODY | @FILE]: what the API answers, with `code` set: the problem's, or the HTTP status.
+# call METHOD PATH [BODY | @FILE]: what the API answers ($run/answer: the disks may be read-only), with `code` set: the problem's,
+# or the HTTP status.
 call() {
     method=$1 path=$2
     shift 2
-    status=$(curl -sS -o /tmp/answer -w '%{http_code}' --max-time 300 --unix-socket $run/torpor.sock -X "$method" \
+    status=$(curl -sS -o $run/answer -w '%{http_code}' --max-time 300 --unix-socket $run/torpor.sock -X "$method" \
         ${1:+-H content-type:application/json --data-binary "$1"} "http://torpor/v1/$path") || fail "$method $path: no answer"
     code=$status
-    case $status in 2*) ;; *) code=$(jq -r .code /tmp/answer) ;; esac
+    case $status in 2*) ;; *) code=$(jq -r .code $run/answer) ;; esac
 }
 # refused CODES METHOD PATH [BODY]: it is refused with one of these codes (a pattern), and a reason.
 refused() {
     codes=$1
     shift
     call "$@"
-    echo "$code" | grep -qxE "$codes" || fail "$*: $code, expected $codes: $(cat /tmp/answer)"
-    [ -n "$(jq -r .hint /tmp/answer)" ] || fail "$*: no hint: $(cat /tmp/answer)"
-    echo "# $1 $2: $code: $(jq -r .detail /tmp/answer | cut -c1-150)"
+    echo "$code" | grep -qxE "$codes" || fail "$*: $code, expected $codes: $(cat $run/answer)"
+    [ -n "$(jq -r .hint $run/answer)" ] || fail "$*: no hint: $(cat $run/answer)"
+    echo "# $1 $2: $code: $(jq -r .detail $run/answer | cut -c1-150)"
 }
 done_now() {
     call "$@"
-    case $code in 2*) ;; *) fail "$*: $(cat /tmp/answer)" ;; esac
+    case $code in 2*) ;; *) fail "$*: $(cat $run/answer)" ;; esac
 }
