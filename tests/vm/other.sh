@@ -43,6 +43,11 @@ torpord_f() {
         fail "torpord-f does not start: $(journalctl -u torpord-f -n 5 -o cat)"
     cp /f/state/instance $run/tag
 }
+# As after a boot: another boot id than the one before.
+booted_f() {
+    cat /proc/sys/kernel/random/uuid >$run/boot-id
+    torpord_f -p BindReadOnlyPaths=$run/boot-id:/proc/sys/kernel/random/boot_id
+}
 pid_f() { systemctl show -p MainPID --value torpord-f; }
 # What `kill -9` on the host's main switch would: all processes of that torpord and of its pods, at once.
 all_die() {

@@ -66,11 +66,6 @@ end_clients() {
     wait $clients 2>/dev/null || true
 }
 
-# As after a boot: another boot id than the one before.
-booted_f() {
-    cat /proc/sys/kernel/random/uuid >$run/boot-id
-    torpord_f -p BindReadOnlyPaths=$run/boot-id:/proc/sys/kernel/random/boot_id
-}
 # The state directory is whole enough for torpord itself: it starts, what sleeps wakes, and the newest snapshot is a pod.
 goes_on() {
     booted_f
