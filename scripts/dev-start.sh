@@ -87,8 +87,8 @@ TOML
         --socket "$dev/torpord.sock" --store "s3://$S3_BUCKET" --store-allow-http --runsc "$runsc" \
         >>"$dev/torpord.log" 2>&1 </dev/null &
     echo $! >"$dev/torpord.pid"
-    until_ready torpord torpord curl -fsS http://localhost:8080/health
 fi
+until_ready torpord torpord curl -fsS http://localhost:8080/health
 if ! "$bin/torpor" image inspect base >/dev/null 2>&1; then
     if [ -n "${DEV_IMAGE:-}" ]; then
         "$bin/torpor" image import base "$DEV_IMAGE" >/dev/null

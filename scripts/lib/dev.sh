@@ -9,14 +9,16 @@ export S3_BUCKET="${S3_BUCKET:-pinacle-snapshots}"
 agent_address=${DEV_ADDRESS:-127.0.0.1}
 export TORPOR_HOST="unix://$dev/torpord.sock"
 
+# lives PID: one that has ended and that nobody has waited for does not.
+lives() { [ -n "$1" ] && grep -qs '^State:' "/proc/$1/status" && ! grep -qs '^State:.[ZX]' "/proc/$1/status"; }
 # Ours is ended by its process id, and only if that process is still what it was.
 ours() { # ours NAME PROGRAM
-    p=$(cat "$dev/$1.pid" 2>/dev/null) && [ -n "$p" ] && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = "$2" ]
+    p=$(cat "$dev/$1.pid" 2>/dev/null) && lives "$p" && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = "$2" ]
 }
 end_ours() {
     ours "$1" "$2" || { rm -f "$dev/$1.pid"; return 0; }
     kill "$p"
-    while [ -d "/proc/$p" ] && ! grep -q '^State:.Z' "/proc/$p/status" 2>/dev/null; do sleep 0.05; done
+    while lives "$p"; do sleep 0.05; done
     rm -f "$dev/$1.pid"
 }
 
@@ -26,7 +28,7 @@ until_ready() {
     shift 2
     end=$(($(date +%s) + 60))
     until "$@" >/dev/null 2>&1; do
-        kill -0 "$(cat "$dev/$name.pid")" 2>/dev/null || die "$what ended: $(tail -n 3 "$dev/$name.log")"
+        lives "$(cat "$dev/$name.pid")" || die "$what ended: $(tail -n 3 "$dev/$name.log")"
         [ "$(date +%s)" -lt $end ] || die "$what does not answer: $(tail -n 3 "$dev/$name.log")"
         sleep 0.1
     done

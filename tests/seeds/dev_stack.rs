@@ -94,6 +94,19 @@ fn the_stack_starts_makes_pods_saves_them_and_goes() {
     let again = stack.good("dev-start.sh", &[]);
     assert!(again.contains("ready!"), "{again}");
     assert_eq!(std::fs::read_to_string(stack.dir.path().join("pods/one/file")).unwrap(), "kept");
+    // A torpord that was killed is started again, and the pod runs on.
+    let pid = std::fs::read_to_string(stack.dir.path().join("dev/torpord.pid")).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.trim().parse().unwrap()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while std::net::TcpStream::connect("127.0.0.1:8080").is_ok() {
+        assert!(std::time::Instant::now() < end, "it does not die");
+    }
+    stack.good("dev-start.sh", &[]);
+    let socket = format!("unix://{}", stack.dir.path().join("dev/torpord.sock").display());
+    let out = Command::new(bin().join("torpor")).arg("ps").env("TORPOR_HOST", socket).output().unwrap();
+    let listed = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(listed.contains("pod-one") && listed.contains("running"), "{listed}");
     // The services end and come again with all that there was.
     stack.good("dev-clean.sh", &["--keep-data"]);
     assert!(std::net::TcpStream::connect("127.0.0.1:9000").is_err(), "the store still runs");
