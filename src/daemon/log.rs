@@ -2,8 +2,11 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
+use super::journal::Journal;
 use crate::model::{Error, Result};
 
 /// Characters of a filter.
@@ -18,17 +21,16 @@ struct Level {
 
 static LEVEL: OnceLock<Level> = OnceLock::new();
 
-/// Begins to log on standard error what `TORPOR_LOG` asks for, or `info`. Once.
+/// Begins to log what `TORPOR_LOG` asks for, or `info`: on standard error, or with its fields apart where that is systemd's journal.
+/// Once.
 pub fn begin() {
     let asked = std::env::var("TORPOR_LOG").ok().filter(|t| read(t).is_ok()).unwrap_or_else(|| "info".into());
     let filter = read(&asked).unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_filter_reloading();
-    let handle = builder.reload_handle();
-    builder.init();
+    let (filter, handle) = reload::Layer::new(filter);
+    let journal = Journal::of_environment();
+    let plain =
+        journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false));
+    tracing_subscriber::registry().with(filter).with(journal).with(plain).init();
     let set: Set = Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string()));
     let _ = LEVEL.set(Level { now: Mutex::new(asked), set });
 }

@@ -4,6 +4,7 @@ pub mod core;
 pub mod db;
 pub mod dirs;
 pub mod http;
+mod journal;
 pub mod log;
 #[cfg(feature = "otel")]
 mod otlp;
