@@ -36,16 +36,25 @@ pub struct Metrics {
     failures: Family<Labels, Counter>,
     exits: Family<Labels, Counter>,
     requests: Family<Labels, Counter>,
+    /// Of the pool of spares.
+    spares: Family<Labels, Gauge>,
+    pool_target: Family<Labels, Gauge>,
+    handed_out: Family<Labels, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Metrics {
+        let this = Metrics {
             operations: Timed::new_with_constructor(|| Histogram::new(SECONDS)),
             failures: Family::default(),
             exits: Family::default(),
             requests: Family::default(),
-        }
+            spares: Family::default(),
+            pool_target: Family::default(),
+            handed_out: Family::default(),
+        };
+        this.pool(0, 0, 0); // as long as there is none
+        this
     }
 }
 
@@ -64,6 +73,19 @@ impl Metrics {
     /// A pod's command has ended.
     pub(super) fn exited(&self, reason: ExitReason) {
         self.exits.get_or_create(&vec![("reason", super::view::reason(reason))]).inc();
+    }
+
+    /// How many spares there are, and are to be.
+    pub fn pool(&self, ready: usize, making: usize, target: usize) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.spares.get_or_create(&labelled("state", "ready")).set(count(ready));
+        self.spares.get_or_create(&labelled("state", "making")).set(count(making));
+        self.pool_target.get_or_create(&Vec::new()).set(count(target));
+    }
+
+    /// Somebody got a pod: a spare, or one that was made for it.
+    pub fn handed_out(&self, spare: bool) {
+        self.handed_out.get_or_create(&labelled("source", if spare { "spare" } else { "made" })).inc();
     }
 
     /// A request was answered. `route` must be one of few.
@@ -150,6 +172,10 @@ impl Core {
         page.put("torpor_pod_operation_duration_seconds", about, m.operations.clone());
         page.put("torpor_pod_operation_failures", "Operations on pods that failed", m.failures.clone());
         page.put("torpor_pod_exits", "Ends of pods' commands", m.exits.clone());
+        page.put("torpor_pool_spares", "Spares of the pool, by state", m.spares.clone());
+        page.put("torpor_pool_target_spares", "Spares that are to be ready", m.pool_target.clone());
+        let about = "Containers that were given to those who asked where there is a pool, by where they came from";
+        page.put("torpor_pool_handed_out", about, m.handed_out.clone());
         page.put("torpor_http_requests", "Requests that were answered", m.requests.clone());
         let requests = self.host.store.requests();
         let of = |n: fn(&crate::host::store::Requests) -> u64| {

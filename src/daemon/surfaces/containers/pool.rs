@@ -117,6 +117,7 @@ impl Pool {
             }
             match self.core.assign_pod(&pod.id, SPARE, name, &wanted.labels).await {
                 Ok(taken) => {
+                    self.core.metrics().handed_out(true);
                     self.changed.notify_one();
                     return Ok(Some(taken));
                 }
@@ -144,7 +145,12 @@ impl Pool {
                         _ => {}
                     }
                 }
-                made => return made,
+                made => {
+                    if made.is_ok() {
+                        self.core.metrics().handed_out(false);
+                    }
+                    return made;
+                }
             }
         }
     }
@@ -200,10 +206,11 @@ impl Pool {
                 remove(&self.core, &pod).await;
             }
         }
+        self.core.metrics().pool(ready, making.len(), self.pool.sizes.target);
         let Some(digest) = digest else {
             return tracing::debug!(image = self.image(), "there is no image to make spare containers of");
         };
-        if self.guests.load(Ordering::Relaxed) > 0 {
+        if self.guests.load(Ordering::Relaxed) > 0 || self.core.goes_down() {
             return; // the last one tells when it is done
         }
         let failures = self.failures.load(Ordering::Relaxed);
