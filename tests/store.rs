@@ -43,6 +43,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         secrets: vec![],
         health: None,
         restart: Default::default(),
+        on_shutdown: Default::default(),
         tty: false,
         auto_remove: false,
         stdin: false,
@@ -72,6 +73,7 @@ fn manifest(id: &SnapshotId, files: Vec<FileImage>, stored: u64) -> Manifest {
         exit_reason: None,
         last_error: None,
         restarts: Default::default(),
+        wake_at_start: false,
     };
     Manifest {
         id: id.clone(),

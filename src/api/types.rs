@@ -83,6 +83,10 @@ pub struct CreatePod {
     /// or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
+    /// What becomes of it when its host is shut down while it runs: `stop` (the default), or `sleep`, out of which it is woken when
+    /// the host is back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_shutdown: Option<String>,
     /// Whether its command runs on a terminal, `main`: see `GET /v1/pods/{pod}/terminal`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
@@ -253,6 +257,9 @@ pub struct Pod {
     /// When it is started again, if that is to come.
     #[serde(default)]
     pub restart_at: Option<String>,
+    /// What becomes of it when its host is shut down while it runs: `stop` or `sleep`.
+    #[serde(default)]
+    pub on_shutdown: String,
     /// Whether its command runs on a terminal.
     #[serde(default)]
     pub tty: bool,
@@ -355,6 +362,9 @@ pub struct UpdatePod {
     /// When its command is started again; see `restart` of a new pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
+    /// What becomes of it when its host is shut down; see `onShutdown` of a new pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_shutdown: Option<String>,
 }
 
 /// How to wake a pod.

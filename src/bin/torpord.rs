@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use torpor::config::{self, Config};
 use torpor::host::store::StoreConfig;
 use torpor::host::{files, runtime, unpack};
@@ -50,6 +50,9 @@ struct Flags {
     /// Put a backup (of `torpor system backup`) into a state directory that has no state, and end
     #[arg(long, value_name = "FILE")]
     restore: Option<PathBuf>,
+    /// Print the manual page, and end
+    #[arg(long, hide = true)]
+    man: bool,
 }
 
 fn configuration(flags: Flags) -> Result<(Config, Vec<String>)> {
@@ -89,6 +92,10 @@ fn main() -> ExitCode {
         _ => {}
     }
     let flags = Flags::parse();
+    if flags.man {
+        let page = clap_mangen::Man::new(Flags::command()).section("8");
+        return page.render(&mut std::io::stdout()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let (check, leave) = (flags.check_config, flags.leave_nothing);
     torpor::daemon::log::begin();
     let (again, restore) = (flags.clone(), flags.restore.clone());

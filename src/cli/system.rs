@@ -22,6 +22,9 @@ pub(super) enum System {
     Prune(SystemPrune),
     /// Let torpord read its configuration anew
     Reload,
+    /// Put pods to sleep or stop them, as each one's onShutdown says, before the host is shut down; torpord brings them back when it
+    /// starts again
+    HostDown,
     /// Show what torpord logs, or change it until its next start
     Log {
         /// Such as info, debug, or info,torpor::host=debug
@@ -59,6 +62,7 @@ pub(super) async fn run(client: &Client, command: System, json: bool) -> Result<
         System::Df => df(client, json).await?,
         System::Prune(args) => return prune::system(client, &args, json).await,
         System::Reload => reload(client, json).await?,
+        System::HostDown => return host_down(client, json).await,
         System::Log { filter } => {
             let now = match filter {
                 Some(filter) => client.set_log_filter(&filter).await?,
@@ -87,6 +91,18 @@ async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
     tell("needs a restart of torpord (pods go on)", &done.needs_restart);
     tell("not known", &done.unknown);
     Ok(())
+}
+
+async fn host_down(client: &Client, json: bool) -> Result<u8, Failure> {
+    let done = client.host_down().await?;
+    if json {
+        output::json(&done);
+    } else {
+        for (what, names) in [("asleep", &done.asleep), ("stopped", &done.stopped), ("failed", &done.failed)] {
+            names.iter().for_each(|name| say!("{what}: {name}"));
+        }
+    }
+    Ok(u8::from(!done.failed.is_empty()))
 }
 
 /// An archive that broke off is not left lying about as if it were one.

@@ -25,6 +25,9 @@ pub(super) struct Update {
     /// no, on-failure[:MAX], unless-stopped or always
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
+    /// What becomes of it when the host is shut down while it runs: stop or sleep
+    #[arg(long, value_name = "WHAT")]
+    on_shutdown: Option<String>,
     #[arg(required = true)]
     pub(super) pods: Vec<String>,
 }
@@ -42,6 +45,7 @@ impl Update {
             memory: self.memory.clone().map(Size::Text),
             pids: self.pids_limit,
             restart: self.restart.clone(),
+            on_shutdown: self.on_shutdown.clone(),
         };
         if request == UpdatePod::default() {
             return Err(Failure::Own("nothing to change was given".into()));

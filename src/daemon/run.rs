@@ -140,17 +140,16 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     #[cfg(feature = "otel")]
     tokio::spawn(super::otlp::export(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).end_expired_tokens());
-    let reload = tokio::sync::watch::Sender::new(());
     let mut served = tokio::task::JoinSet::new();
     served.spawn(http::serve(listener, http::router(Arc::clone(&core)), shutdown.clone()));
     let spares = Pool::begin(&core);
     for listener in listeners {
-        let serve = listener.serve(Arc::clone(&core), spares.clone(), reload.subscribe(), shutdown.clone());
+        let serve = listener.serve(Arc::clone(&core), spares.clone(), core.reloads(), shutdown.clone());
         served.spawn(serve);
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %config.socket.display(), "ready");
-    signals.serve(&core, &reload).await;
+    signals.serve(&core).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     shutdown.cancel();
     watch.abort();
@@ -350,7 +349,7 @@ impl Signals {
     }
 
     /// As [`Signals::end`]; SIGHUP tells those who have something to read anew.
-    async fn serve(&mut self, core: &Core, reload: &tokio::sync::watch::Sender<()>) {
+    async fn serve(&mut self, core: &Core) {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return,
@@ -359,7 +358,6 @@ impl Signals {
                     if let Err(e) = core.reload() {
                         tracing::error!(error = %e.report(), hint = e.hint_text(), "reload");
                     }
-                    let _ = reload.send(());
                 }
             }
         }

@@ -26,4 +26,4 @@ pub use pool::Sizes;
 pub use restart::{RestartPolicy, Restarts};
 pub use secret::{Secret, SecretBytes, SecretSource, SecretTarget, SecretValues};
 pub use snapshot::{Extent, FileImage, Manifest, ManifestEnvelope, SnapshotInfo};
-pub use spec::{PodSpec, PortRequest, Ready, ReadyCheck, Resources, VolumeMount, is_user};
+pub use spec::{OnShutdown, PodSpec, PortRequest, Ready, ReadyCheck, Resources, VolumeMount, is_user};

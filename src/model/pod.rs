@@ -283,6 +283,9 @@ pub struct PodRecord {
     /// Restarts that its policy asked for, and the next one.
     #[serde(default)]
     pub restarts: Restarts,
+    /// Intent: it was put to sleep because its host is shut down, and is woken when torpord starts again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wake_at_start: bool,
 }
 
 impl PodRecord {

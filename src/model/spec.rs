@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HealthCheck, ImageConfig, ImageName, PodName, Protocol, RestartPolicy, Secret};
+use super::{Error, HealthCheck, ImageConfig, ImageName, PodName, Protocol, RestartPolicy, Result, Secret};
 
 /// Limits of a pod. All of them hold for the sandbox as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,45 @@ pub fn is_user(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
 }
 
+/// What becomes of a pod that runs when its host is shut down. Written `stop` or `sleep`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnShutdown {
+    /// Its command is asked to end; its restart policy says whether it is started when the host is back.
+    #[default]
+    Stop,
+    /// It is put to sleep, and woken when the host is back.
+    Sleep,
+}
+
+impl OnShutdown {
+    /// Whether it is the default.
+    pub fn is_stop(&self) -> bool {
+        *self == OnShutdown::Stop
+    }
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnShutdown::Stop => "stop",
+            OnShutdown::Sleep => "sleep",
+        }
+    }
+}
+
+impl std::str::FromStr for OnShutdown {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "stop" => Ok(OnShutdown::Stop),
+            "sleep" => Ok(OnShutdown::Sleep),
+            _ => {
+                let shown: String = s.chars().take(40).collect();
+                Err(Error::invalid(format!("onShutdown can't be {shown:?}")).hint("stop or sleep"))
+            }
+        }
+    }
+}
+
 /// A readiness probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,6 +170,9 @@ pub struct PodSpec {
     /// When its command is started again.
     #[serde(default, skip_serializing_if = "RestartPolicy::is_no")]
     pub restart: RestartPolicy,
+    /// What becomes of it when its host is shut down while it runs.
+    #[serde(default, skip_serializing_if = "OnShutdown::is_stop")]
+    pub on_shutdown: OnShutdown,
     /// Whether its command runs on a terminal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,

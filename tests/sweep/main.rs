@@ -6,6 +6,7 @@
 mod fake;
 
 mod check;
+mod host_down;
 mod scenarios;
 mod spares;
 #[path = "../support/mod.rs"]

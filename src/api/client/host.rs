@@ -8,7 +8,7 @@ use hyper::Method;
 use super::body::empty;
 use super::{Client, Result, escape};
 use crate::api::types::capacity::{Capacity, Tier};
-use crate::api::types::system::{DiskUsage, LogFilter, Prune, Pruned, Reloaded};
+use crate::api::types::system::{BroughtDown, DiskUsage, LogFilter, Prune, Pruned, Reloaded};
 use crate::api::types::{CreateVolume, Volume};
 
 impl Client {
@@ -46,6 +46,13 @@ impl Client {
     /// [`super::ClientError`].
     pub async fn reload(&self) -> Result<Reloaded> {
         self.json(Method::POST, "/v1/system/reload", None).await
+    }
+    /// `POST /v1/system/host-down`.
+    ///
+    /// # Errors
+    /// [`super::ClientError`].
+    pub async fn host_down(&self) -> Result<BroughtDown> {
+        self.json(Method::POST, "/v1/system/host-down", None).await
     }
     /// `GET /v1/system/log`.
     ///

@@ -88,6 +88,18 @@ pub struct Reloaded {
     pub unknown: Vec<String>,
 }
 
+/// What was done to pods because their host is shut down, by their names. Those that rested are not named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BroughtDown {
+    /// These sleep, and are woken when torpord starts again.
+    pub asleep: Vec<String>,
+    /// These were stopped; their restart policy says what comes then.
+    pub stopped: Vec<String>,
+    /// What failed, as `NAME: why`. One that could not be put to sleep was stopped.
+    pub failed: Vec<String>,
+}
+
 /// What is logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

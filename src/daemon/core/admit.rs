@@ -97,6 +97,7 @@ impl Core {
             secrets,
             health: None, // its image has a say in it
             restart: request.restart.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+            on_shutdown: request.on_shutdown.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
             tty: request.tty,
             stdin: request.stdin,
             auto_remove: request.auto_remove,

@@ -326,6 +326,7 @@ impl Core {
             r.last_error = None;
             r.restarts.at = None;
             r.restarts.stopped = false;
+            r.wake_at_start = false;
             change(r);
         })
         .await

@@ -105,6 +105,7 @@ impl Core {
             exit_reason: None,
             last_error: None,
             restarts: Restarts::default(),
+            wake_at_start: false,
         };
         let added = match files::create_dir_all(&self.dirs.log(&record.id), 0o700) {
             Ok(()) => self.db.add_pod(&record).await,

@@ -16,6 +16,7 @@ mod exits;
 mod files;
 mod forward;
 mod health;
+mod host_down;
 pub mod idempotency;
 mod images;
 mod lifecycle;
@@ -133,6 +134,8 @@ pub struct Core {
     unsaved: tokio::sync::Notify,
     /// Restarts at once: after a reboot all pods want to be first.
     restarting: tokio::sync::Semaphore,
+    /// Whether the host is shut down: what ends now is not started again.
+    going_down: std::sync::atomic::AtomicBool,
     /// Who may use it beside those who reach the socket.
     tokens: tokens::Tokens,
     /// What monitoring asks.
@@ -206,6 +209,7 @@ impl Core {
             new_layers: tokio::sync::RwLock::new(()),
             unsaved: tokio::sync::Notify::new(),
             restarting: tokio::sync::Semaphore::new(restart::AT_ONCE),
+            going_down: std::sync::atomic::AtomicBool::new(false),
             tokens,
             metrics: metrics::Metrics::default(),
             traces: trace::Traces::default(),

@@ -38,6 +38,7 @@ impl Core {
         self.remove_strays().await;
         self.publish_forwards().await?;
         self.restart_after_start().await;
+        self.wake_after_start();
         Ok(())
     }
 

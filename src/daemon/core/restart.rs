@@ -28,6 +28,9 @@ impl Core {
     /// Starts the pod again at the time that its record names, if it does.
     pub(super) fn restart_when_due(self: &Arc<Self>, record: &PodRecord) {
         let (Some(at), PodState::Stopped) = (record.restarts.at, record.state) else { return };
+        if self.goes_down() {
+            return; // when it is back
+        }
         let Some(pod) = self.pod(&record.id) else { return };
         let (core, left) = (Arc::clone(self), record.restarts.left(Timestamp::now()));
         tokio::spawn(async move {
@@ -44,7 +47,7 @@ impl Core {
             };
             let (Ok(slot), Ok(turn)) = (slot, pod.turn_if_there().await) else { return };
             let record = turn.record();
-            if record.state != PodState::Stopped || record.restarts.at != Some(at) {
+            if record.state != PodState::Stopped || record.restarts.at != Some(at) || core.goes_down() {
                 return;
             }
             tracing::info!(pod = %record.id, name = %record.spec.name, count = record.restarts.count + 1, "restart");

@@ -158,7 +158,7 @@ impl Core {
     pub async fn sleep_pod(self: &Arc<Self>, reference: &str, progress: Progress) -> Result<types::Pod> {
         let (core, pod) = (Arc::clone(self), self.find(reference)?);
         Self::to_the_end(async move {
-            let work = core.put_to_sleep(&pod, &progress);
+            let work = core.put_to_sleep(&pod, false, &progress);
             core.traced(Operation::Sleep, Some(&pod), work).await.map(|r| core.show_pod(&r))
         })
         .await

@@ -16,11 +16,17 @@ pub type Source = Box<dyn Fn() -> Result<(Config, Vec<String>)> + Send + Sync>;
 pub(super) struct Settings {
     now: RwLock<Arc<Config>>,
     source: OnceLock<Source>,
+    /// Told whenever settings are read anew, good or not: others have files of their own.
+    asked: tokio::sync::watch::Sender<()>,
 }
 
 impl Settings {
     pub(super) fn new(config: Config) -> Self {
-        Settings { now: RwLock::new(Arc::new(config)), source: OnceLock::new() }
+        Settings {
+            now: RwLock::new(Arc::new(config)),
+            source: OnceLock::new(),
+            asked: tokio::sync::watch::Sender::new(()),
+        }
     }
 }
 
@@ -35,11 +41,17 @@ impl Core {
         let _ = self.settings.source.set(source);
     }
 
+    /// Told whenever somebody asks for settings to be read anew.
+    pub fn reloads(&self) -> tokio::sync::watch::Receiver<()> {
+        self.settings.asked.subscribe()
+    }
+
     /// `POST /v1/system/reload`.
     ///
     /// # Errors
     /// [`crate::model::Code::InvalidRequest`]: the file is not good, and nothing has changed.
     pub fn reload(&self) -> Result<Reloaded> {
+        self.settings.asked.send_replace(());
         let source = self.settings.source.get().ok_or_else(|| Error::internal("nobody said where settings are"))?;
         let (new, unknown) = source().map_err(|e| e.context("read the settings anew; those of before stay"))?;
         let mut now = self.settings.now.write().unwrap_or_else(PoisonError::into_inner);

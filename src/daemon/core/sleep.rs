@@ -28,11 +28,19 @@ const RESUMES: u32 = 3;
 const RESUME_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Core {
-    /// Puts a running pod to sleep.
-    pub(super) async fn put_to_sleep(self: &Arc<Self>, pod: &Arc<Pod>, progress: &Progress) -> Result<PodRecord> {
+    /// Puts a running pod to sleep; `until_start`: until torpord starts again.
+    pub(super) async fn put_to_sleep(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        until_start: bool,
+        progress: &Progress,
+    ) -> Result<PodRecord> {
         let turn = pod.turn_if_there().await?;
         let record = turn.record();
         if record.state == PodState::Sleeping {
+            if record.wake_at_start && !until_start {
+                return turn.commit(&self.db, |r| r.wake_at_start = false).await; // somebody wants it to sleep on
+            }
             return Ok(record);
         }
         turn.require(&[PodState::Running, PodState::Paused], "put it to sleep")?;
@@ -41,7 +49,7 @@ impl Core {
             self.thaw(&turn).await?;
             turn.commit(&self.db, |r| r.state = PodState::Running).await?;
         }
-        let slept = self.save_and_end(pod, &turn, progress).await;
+        let slept = self.save_and_end(pod, &turn, until_start, progress).await;
         if slept.is_err()
             && record.state == PodState::Paused
             && let Err(e) = self.freeze(&turn).await
@@ -52,12 +60,19 @@ impl Core {
     }
 
     /// Saves a running pod, and ends its sandbox once that is recorded.
-    async fn save_and_end(self: &Arc<Self>, pod: &Arc<Pod>, turn: &Turn<'_>, progress: &Progress) -> Result<PodRecord> {
+    async fn save_and_end(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        turn: &Turn<'_>,
+        until_start: bool,
+        progress: &Progress,
+    ) -> Result<PodRecord> {
         let record = turn.record();
         let id = SnapshotId::random()?;
         turn.commit(&self.db, |r| {
             r.state = PodState::Suspending;
             r.pending = Some(id.clone());
+            r.wake_at_start = until_start;
         })
         .await?;
         if let Err(e) = self.save_pod(turn, &id, false, progress).await {
@@ -97,6 +112,7 @@ impl Core {
         turn.settle(self, |r| {
             r.state = PodState::Running;
             r.pending = None;
+            r.wake_at_start = false;
             r.last_error = Some(text);
         })
         .await;

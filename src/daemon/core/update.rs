@@ -123,5 +123,8 @@ fn changed(mut spec: PodSpec, request: &types::UpdatePod) -> Result<PodSpec> {
     if let Some(policy) = &request.restart {
         spec.restart = policy.parse()?;
     }
+    if let Some(what) = &request.on_shutdown {
+        spec.on_shutdown = what.parse()?;
+    }
     Ok(spec)
 }

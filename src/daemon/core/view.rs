@@ -44,6 +44,7 @@ impl Core {
             last_error: r.last_error.clone(),
             health: self.pod(&r.id).and_then(|p| p.health()).map(|h| super::health::show(&h)),
             restart: r.spec.restart.to_string(),
+            on_shutdown: r.spec.on_shutdown.as_str().to_owned(),
             tty: r.spec.tty,
             stdin: r.spec.stdin,
             auto_remove: r.spec.auto_remove,

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::answer::{Answer, Body};
 use crate::api::files::Bytes;
 use crate::api::problem::Problem;
-use crate::api::types::system::{LogFilter, Reloaded};
+use crate::api::types::system::{BroughtDown, LogFilter, Reloaded};
 use crate::daemon::core::Core;
 use crate::daemon::log;
 
@@ -23,6 +23,16 @@ use crate::daemon::log;
         (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn reload(State(core): State<Arc<Core>>) -> Answer<Json<Reloaded>> {
     Ok(Json(core.reload()?))
+}
+
+/// Makes pods ready for the end of the host: they are put to sleep or stopped, as each one's `onShutdown` says. When torpord starts
+/// again those are woken, and these started if their restart policy is not `no`. From this call on nothing is started by itself.
+#[utoipa::path(post, path = "/v1/system/host-down", tag = "system", operation_id = "hostDown",
+    responses((status = 200, description = "What was done; single pods may have failed", body = BroughtDown),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn host_down(State(core): State<Arc<Core>>) -> Answer<Json<BroughtDown>> {
+    Ok(Json(core.host_down().await?))
 }
 
 /// What is logged.

@@ -46,6 +46,7 @@ fn build() -> (Router<Arc<Core>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::df))
         .routes(routes!(system::prune))
         .routes(routes!(operate::reload))
+        .routes(routes!(operate::host_down))
         .routes(routes!(operate::log_filter, operate::set_log_filter))
         .routes(routes!(operate::backup))
         .routes(routes!(metrics::metrics))

@@ -82,6 +82,7 @@ pub(super) const V1: &[Row] = &[
     row("GET", "/v1/system/df", Read),
     row("POST", "/v1/system/prune", Admin),
     row("POST", "/v1/system/reload", Admin),
+    row("POST", "/v1/system/host-down", Admin),
     row("GET", "/v1/system/log", Admin),
     row("PUT", "/v1/system/log", Admin),
     row("GET", "/v1/system/backup", Admin),
