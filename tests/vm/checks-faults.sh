@@ -63,6 +63,27 @@ check_reboot_in_order() {
     clean
     '
 }
+check_pods_sleep_over_a_shutdown() {
+    inside '
+    web goes_on
+    visit goes_on >/dev/null
+    torpor update --on-shutdown sleep goes_on >/dev/null
+    torpor run -d --name back --restart unless-stopped -m 64m box sleep 1000000 >/dev/null
+    is "$(systemctl is-active torpor-pods.service)" active "what brings pods down"
+    systemctl reboot
+    ' || true
+    reboot
+    inside '
+    within 240 systemctl -q is-active torpord.service
+    within 240 sh -c "torpor --json inspect goes_on | grep -q running"
+    is "$(visit goes_on)" 2 "the counter of one that slept over it"
+    within 60 sh -c "torpor --json inspect back | grep -q running"
+    is "$(pod back .exitReason)" null "one that its policy started"
+    journalctl -b -1 -u torpor-pods.service -o cat | grep -q "asleep: goes_on" || fail "torpor-pods.service did not say so"
+    clean
+    '
+}
+
 # qemu ends when the guest reboots.
 reboot() {
     end=$(($(date +%s) + 400))
