@@ -12,7 +12,7 @@ check_uninstall_leaves_nothing() {
     left=$(find / -xdev \( -path /proc -o -path /root -o -path /var/log \) -prune -o -name "*torpor*" -print |
         grep -v -e "^/tmp" -e "/sys/kernel" || true)
     [ -z "$left" ] || fail "left: $left"
-    left=$(find /run /sys/fs/cgroup -name "*torpor*" | grep -v "^/run/log" || true)
+    left=$(find /run /sys/fs/cgroup -name "*torpor*" | grep -v -e "^/run/log" -e "^/run/udev" || true)
     [ -z "$left" ] || fail "left: $left"
     is "$(systemctl list-units --all --no-legend "torpor*")" "" "units"
     is "$(systemctl list-unit-files --no-legend "torpor*")" "" "unit files"
