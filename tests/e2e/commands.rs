@@ -47,11 +47,14 @@ async fn a_restart_is_a_stop_and_a_start_with_nothing_between() {
     assert_eq!(d.client.inspect("new").await.unwrap().state, "running");
     // The signal is the one that was asked for, and it has the time that was given.
     d.client
-        .create_pod(&script("traps", "trap 'echo usr; exit 0' USR1; while true; do usleep 20000; done"))
+        .create_pod(&script("traps", "trap 'echo usr; exit 0' USR1; echo set; while true; do usleep 20000; done"))
         .await
         .unwrap();
+    while ok(&d, "torpor logs traps") != "set\n" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     ok(&d, "torpor restart -s USR1 -t 60 traps");
-    assert_eq!(ok(&d, "torpor logs traps"), "usr\n");
+    assert!(ok(&d, "torpor logs traps").starts_with("set\nusr\n"));
     // A sleeper is not thrown away, and what can't be asked changes nothing.
     d.sleep("new").await;
     assert!(refused(&d, "torpor restart new").contains("is sleeping"));

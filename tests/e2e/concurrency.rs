@@ -218,10 +218,10 @@ fn fits(calls: &[Call], done: &mut Vec<bool>, model: Model, seen: &mut HashSet<(
     false
 }
 
-async fn make(d: &Daemon, pod: &str, op: Op) -> Result<String, ClientError> {
+async fn make(d: &Daemon, pod: &str, op: Op) -> Result<String, String> {
     let c = &d.client;
     let state = |p: torpor::api::types::Pod| p.state;
-    match op {
+    let told = match op {
         Op::Create => c.create_pod(&counter(pod)).await.map(state),
         Op::Start => c.start(pod).await.map(state),
         Op::Stop => c.stop(pod, &StopPod { grace_seconds: Some(5), signal: None }).await.map(state),
@@ -230,11 +230,18 @@ async fn make(d: &Daemon, pod: &str, op: Op) -> Result<String, ClientError> {
         Op::Remove => c.remove(pod, true).await.map(|()| String::new()),
         Op::Inspect => c.inspect(pod).await.map(state),
         Op::Count => {
-            let script = "exec 9>>/lock; flock 9; read n </n || n=0; n=$((n+1)); echo $n >/n; echo $n";
+            // Whole or not at all: it may be ended at any moment.
+            let script = "exec 9>>/lock; flock 9; read n </n || n=0; n=$((n+1)); echo $n >/m && mv /m /n && echo $n";
             let exec = ExecPod { command: ["sh", "-c", script].map(str::to_owned).to_vec(), ..ExecPod::default() };
-            c.exec(pod, &exec).await.map(|done| done.stdout.trim().to_owned())
+            match c.exec(pod, &exec).await {
+                Ok(done) if done.exit_code == 0 => Ok(done.stdout.trim().to_owned()),
+                // With its pod.
+                Ok(_) => return Err("ended".into()),
+                Err(e) => Err(e),
+            }
         }
-    }
+    };
+    told.map_err(|e: ClientError| code(&e).to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +274,7 @@ async fn what_four_clients_are_told_fits_one_order() {
                     _ => Op::Inspect,
                 };
                 let began = Instant::now();
-                let told = make(&d, pod, op).await.map_err(|e| code(&e).to_owned());
+                let told = make(&d, pod, op).await;
                 let call = Call { op, began, ended: Instant::now(), told };
                 history.lock().unwrap().entry(pod).or_default().push(call);
                 // No port and no address is ever given twice.

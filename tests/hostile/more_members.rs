@@ -74,7 +74,7 @@ pub fn paths(canary: &str) -> Vec<Case> {
             "an executable called tar",
             Tar::of([dir("bin"), file("bin/tar", format!("#!/bin/sh\nrm -r {canary}"))]),
         ),
-        harmless("the root twice", Tar::of([dir("./").mode(0o700), dir("./").mode(0o7777).owner(5, 5)])),
+        bad("the root twice, and nothing in it", Tar::of([dir("./").mode(0o700), dir("./").mode(0o7777).owner(5, 5)])),
     ]
 }
 
@@ -224,10 +224,10 @@ pub fn kinds() -> Vec<Case> {
 pub fn whiteouts() -> Vec<Case> {
     let w = |name: &str| entry(name, b'0');
     vec![
-        harmless("what AUFS kept", Tar::of([w(".wh..wh.aufs"), w("a/.wh..wh.orph")])),
+        bad("only what AUFS kept", Tar::of([w(".wh..wh.aufs"), w("a/.wh..wh.orph")])),
         bad("a file below what AUFS kept", Tar::of([file(".wh..wh.plnk/x", "x")])),
         bad("a directory of AUFS", Tar::of([dir(".wh..wh..opqx")])),
-        harmless("almost an opaque mark", Tar::of([w(".wh..wh..opqx"), w("a/.wh..wh.opq")])),
+        bad("only what is almost an opaque mark", Tar::of([w(".wh..wh..opqx"), w("a/.wh..wh.opq")])),
         bad("a whiteout with a name of 256 bytes", Tar::of([w(&format!(".wh.{}", "n".repeat(256)))])),
         harmless("a whiteout that is a hard link", Tar::of([w(".wh.a"), link(".wh.b", ".wh.a")])),
         bad("a whiteout that is a device", Tar::of([device(".wh.x", b'3', 0, 0)])),
@@ -242,7 +242,7 @@ pub fn whiteouts() -> Vec<Case> {
         ),
         bad("an opaque mark with contents", Tar::of([file("a/.wh..wh..opq", "x")])),
         bad("an opaque mark as a directory", Tar::of([dir("a/.wh..wh..opq/")])),
-        harmless("an opaque root", Tar::of([w(".wh..wh..opq")])),
+        bad("only an opaque root", Tar::of([w(".wh..wh..opq")])),
         harmless("an opaque directory that becomes a link", Tar::of([w("a/.wh..wh..opq"), symlink("a", "/")])),
         large("501 whiteouts", Tar::of((0..501).map(|n| w(&format!(".wh.{n}"))))),
         large("501 opaque marks", Tar::of((0..501).map(|n| w(&format!("{n}/.wh..wh..opq"))))),

@@ -48,7 +48,10 @@ fn docker_s_lines_of_the_pod_agent() {
         return;
     };
     w.curl(&agent::create("x")).good();
-    assert!(lines(&w, "torpor logs pod-x").contains("begun"));
+    // A pod is made before its command has said a word.
+    while !lines(&w, "torpor logs pod-x").contains("begun") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     assert!(lines(&w, "torpor exec pod-x sh -c 'echo from $(hostname)'").contains("from pod-x"));
     assert!(lines(&w, "torpor stats --no-stream pod-x").contains("pod-x"));
     // On a terminal, as people type it.
