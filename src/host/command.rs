@@ -96,6 +96,9 @@ pub async fn run_to_the_end(command: &EngineCommand) -> Result<Output> {
     run_with(command, &[], false).await
 }
 
+/// How long a program takes to end once it is done with what it may not be killed at.
+const LAST_STEPS: Duration = Duration::from_secs(1);
+
 /// As [`run_to_the_end`], for a program that may not be killed at every moment. Each time its time is over `hold` says whether it
 /// may be, by something that keeps it so and is dropped when the program is gone. `give_up`: it may be killed now.
 ///
@@ -112,13 +115,25 @@ pub async fn run_until_held<H>(
             status = program.child.wait() => return program.ended(status),
             () = give_up.cancelled() => None,
             () = tokio::time::sleep(command.timeout) => match hold() {
-                Some(held) => Some(held),
+                Some(held) => {
+                    // It can't begin any more; or it is done, and about to end.
+                    tokio::select! {
+                        biased;
+                        status = program.child.wait() => return program.ended(status),
+                        () = give_up.cancelled() => {}
+                        () = tokio::time::sleep(LAST_STEPS) => {}
+                    }
+                    Some(held)
+                }
                 None => continue,
             },
         };
         let e = program.kill();
-        let _ = program.child.wait().await;
+        let status = program.child.wait().await;
         drop(held);
+        if status.as_ref().is_ok_and(|s| s.code().is_some()) {
+            return program.ended(status); // by itself, a moment before
+        }
         return Err(e);
     }
 }

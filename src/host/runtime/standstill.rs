@@ -21,7 +21,7 @@ use crate::host::command::{self, EngineCommand};
 use crate::model::{Attempt, Code, Error, Result};
 
 /// How much longer than a command's own time its end is waited for.
-const MORE: Duration = Duration::from_secs(1);
+const MORE: Duration = Duration::from_secs(2);
 
 /// The commands that are under way, at most one for each sandbox.
 #[derive(Debug, Clone, Default)]
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    const SOON: Duration = Duration::from_millis(200);
+    const SOON: Duration = Duration::from_millis(500);
     const LONG: Duration = Duration::from_secs(60);
     /// Has the lock until somebody makes the file `go`.
     const SLOW: &str = "flock 9; until [ -e ${log%log}go ]; do sleep 0.02; done; echo done >>$log";
@@ -194,6 +194,15 @@ mod tests {
         assert!(engine.all.require_settled("one").is_ok());
         engine.run("resume", "flock 9; echo third >>$log", LONG).await.unwrap();
         assert_eq!(engine.log(), "resume done resume third ");
+    }
+
+    /// The lock is free again when a command's time is over, but the command has not ended yet.
+    #[tokio::test]
+    async fn what_is_done_as_its_time_ends_is_done() {
+        let engine = Engine::new();
+        let script = "flock 9; echo done >>$log; exec 9>&-; sleep 1";
+        engine.run("resume", script, SOON).await.unwrap();
+        assert_eq!(engine.log(), "resume done ");
     }
 
     #[tokio::test]
