@@ -25,6 +25,17 @@ use super::volume::Volume;
 /// Under what help shows the options that all commands have.
 pub(super) const GLOBAL: &str = "Global options";
 
+/// How pods' commands are ended.
+#[derive(Debug, Args)]
+pub(super) struct Ending {
+    /// Seconds until they are killed
+    #[arg(short, long)]
+    pub(super) time: Option<u64>,
+    /// Signal to send first
+    #[arg(short, long)]
+    pub(super) signal: Option<String>,
+}
+
 /// gVisor sandboxes that sleep in object storage and wake in milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "torpor", version, propagate_version = true)]
@@ -92,12 +103,8 @@ pub(super) enum Command {
     },
     /// Stop pods
     Stop {
-        /// Seconds until they are killed
-        #[arg(short, long)]
-        time: Option<u64>,
-        /// Signal to send first
-        #[arg(short, long)]
-        signal: Option<String>,
+        #[command(flatten)]
+        ending: Ending,
         #[arg(required = true)]
         pods: Vec<String>,
     },
@@ -105,12 +112,8 @@ pub(super) enum Command {
     Restart {
         #[command(flatten)]
         again: Again,
-        /// Seconds until they are killed
-        #[arg(short, long)]
-        time: Option<u64>,
-        /// Signal to send first
-        #[arg(short, long)]
-        signal: Option<String>,
+        #[command(flatten)]
+        ending: Ending,
         #[arg(required = true)]
         pods: Vec<String>,
     },

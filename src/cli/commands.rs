@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt;
 
-use super::args::{Arguments, Command, Image, Snapshot};
+use super::args::{Arguments, Command, Ending, Image, Snapshot};
 use super::events;
 use super::output::{self, Bar, Failure, say};
 use super::{
@@ -41,11 +41,11 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let (c, how) = (client()?, StartPod { secrets: again.values()? });
             each(&pods, json, async |p| c.start_with(p, &how).await.map(Some)).await
         }
-        Command::Stop { time, signal, pods } => {
+        Command::Stop { ending: Ending { time, signal }, pods } => {
             let (c, how) = (client()?, StopPod { signal, grace_seconds: time });
             each(&pods, json, async |p| c.stop(p, &how).await.map(Some)).await
         }
-        Command::Restart { again, time, signal, pods } => {
+        Command::Restart { again, ending: Ending { time, signal }, pods } => {
             let (c, how) = (client()?, RestartPod { signal, grace_seconds: time, secrets: again.values()? });
             each(&pods, json, async |p| c.restart(p, &how).await.map(Some)).await
         }

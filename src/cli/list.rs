@@ -80,11 +80,7 @@ pub(super) fn time(timestamp: &str) -> String {
 
 /// A program and its arguments, as one would type them; no more of it than that, if a bound is given.
 fn command(program: &[String], most: Option<usize>) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
-    let word = |w: &String| {
-        if !w.is_empty() && w.chars().all(plain) { w.clone() } else { format!("'{}'", w.replace('\'', r"'\''")) }
-    };
-    let line = program.iter().map(word).collect::<Vec<_>>().join(" ");
+    let line = program.iter().map(|w| output::quoted(w)).collect::<Vec<_>>().join(" ");
     // What a program is called is its user's: no line of a list is broken by it.
     let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match most {

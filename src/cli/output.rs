@@ -165,6 +165,16 @@ impl Drop for Bar {
     }
 }
 
+/// A word as a shell reads it.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b':' | b'=' | b',' | b'+');
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 /// Writes all. A reader that has gone ends the program as the signal would that others die of then: nobody asks any more.
 pub(super) fn write(out: &mut dyn Write, bytes: &[u8]) {
     let written = out.write_all(bytes).and_then(|()| out.flush());

@@ -1,7 +1,6 @@
 //! Schemathesis against the document: whatever it thinks of is answered as the document says, by TCP and by the socket.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,15 +26,6 @@ fn program() -> Option<PathBuf> {
     support::has("schemathesis", found.is_some()).then_some(found).flatten()
 }
 
-fn copy(mut from: impl Read, mut to: impl Write) {
-    let mut piece = [0; 65536];
-    while let Ok(n @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..n]).is_err() {
-            return;
-        }
-    }
-}
-
 /// A port by which the socket is reached: schemathesis knows TCP alone.
 fn forward(socket: &Path) -> u16 {
     let (listener, socket) = (TcpListener::bind("127.0.0.1:0").unwrap(), socket.to_owned());
@@ -45,12 +35,12 @@ fn forward(socket: &Path) -> u16 {
             let Ok(far) = UnixStream::connect(&socket) else { return };
             let (near2, far2) = (near.try_clone().unwrap(), far.try_clone().unwrap());
             std::thread::spawn(move || {
-                copy(&near, &far);
+                let _ = std::io::copy(&mut &near, &mut &far);
                 let _ = far.shutdown(Shutdown::Write);
             });
             std::thread::spawn(move || {
-                copy(&far2, &near2);
-                let _ = TcpStream::shutdown(&near2, Shutdown::Both);
+                let _ = std::io::copy(&mut &far2, &mut &near2);
+                let _ = near2.shutdown(Shutdown::Both);
             });
         }
     });

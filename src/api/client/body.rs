@@ -40,6 +40,11 @@ pub(super) fn empty() -> Body {
     Empty::new().map_err(|e| match e {}).boxed()
 }
 
+/// An answer as bytes, as they come.
+pub(super) fn bytes(response: Response<Incoming>) -> impl Stream<Item = Result<Bytes>> + Send {
+    BodyStream::new(response.into_body()).map(|f| f.map(|f| f.into_data().unwrap_or_default()).map_err(broken))
+}
+
 /// An answer line by line.
 pub(super) fn lines(response: Response<Incoming>) -> impl Stream<Item = Result<Vec<u8>>> + Send {
     let frames = BodyStream::new(response.into_body());

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http_body_util::{BodyExt, BodyStream, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::Method;
 use hyper::body::Frame;
 
-use super::body::{empty, lines};
+use super::body::{bytes, empty, lines};
 use super::{Client, Result, broken, query};
 use crate::api::files::FileStat;
 use crate::api::logs::{LogEvent, LogReader};
@@ -50,8 +50,7 @@ impl Client {
     pub async fn get_files(&self, pod: &str, path: &str) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
         let path = Self::pod(pod, &format!("/files?{}", query(&[("path", path.into())])));
         let response = self.send(Method::GET, &path, "application/x-tar", None, empty()).await?;
-        let frames = BodyStream::new(response.into_body());
-        Ok(frames.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()).map_err(broken)))
+        Ok(bytes(response))
     }
     /// `PUT .../files` of a tar archive.
     ///

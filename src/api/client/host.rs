@@ -1,11 +1,10 @@
 //! Calls about the host, its room and its volumes.
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
-use http_body_util::BodyStream;
+use futures::Stream;
 use hyper::Method;
 
-use super::body::empty;
+use super::body::{bytes, empty};
 use super::{Client, Result, escape};
 use crate::api::types::capacity::{Capacity, Tier};
 use crate::api::types::system::{BroughtDown, DiskUsage, LogFilter, Prune, Pruned, Reloaded};
@@ -75,8 +74,7 @@ impl Client {
     /// [`super::ClientError`].
     pub async fn backup(&self) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
         let response = self.send(Method::GET, "/v1/system/backup", "application/x-tar", None, empty()).await?;
-        let frames = BodyStream::new(response.into_body());
-        Ok(frames.map(|f| f.map(|f| f.into_data().unwrap_or_default()).map_err(super::broken)))
+        Ok(bytes(response))
     }
     /// `GET /v1/volumes`.
     ///

@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::own;
-use crate::cli::output::Failure;
+use crate::cli::output::{self, Failure};
 
 /// A pod as a host of ssh's.
 #[derive(Debug)]
@@ -23,13 +23,7 @@ pub(super) struct Host<'a> {
 
 /// For the shell that runs it, in a line in which ssh replaces what follows a `%`.
 fn quoted(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b':' | b'=' | b',' | b'+');
-    let quoted = if !word.is_empty() && word.bytes().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    };
-    quoted.replace('%', "%%")
+    output::quoted(word).replace('%', "%%")
 }
 
 impl Host<'_> {

@@ -111,7 +111,10 @@ impl Core {
                 wanted += 1;
                 if !held.contains(&(f.host, f.protocol)) {
                     let who = match f.protocol {
-                        Protocol::Tcp => listeners::who_listens((Ipv4Addr::UNSPECIFIED, f.host).into()),
+                        Protocol::Tcp => {
+                            let address = f.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+                            listeners::who_listens((address, f.host).into())
+                        }
                         Protocol::Udp => None,
                     };
                     let who = who.unwrap_or_else(|| "another program".into());

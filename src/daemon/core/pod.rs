@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Core;
@@ -46,6 +47,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Somebody who reads a pod's output as it comes: until dropped, a pod for one run stays.
 pub(super) struct Reader(Arc<Pod>);
+
+impl Reader {
+    /// What it reads: it is there as long as that is.
+    pub(super) fn reads<S: Stream>(self, output: S) -> impl Stream<Item = S::Item> {
+        output.inspect(move |_| {
+            let _ = &self;
+        })
+    }
+}
 
 impl Drop for Reader {
     fn drop(&mut self) {

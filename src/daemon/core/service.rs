@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use tokio::sync::watch;
 
 use super::idempotency::Intent;
@@ -243,10 +243,7 @@ impl Core {
     ) -> Result<impl Stream<Item = Result<Vec<LogLine>>> + Send + use<>> {
         let pod = self.find(reference)?;
         let (dir, ended) = self.log_of(&pod);
-        let reader = pod.reader();
-        Ok(logs::read(&dir, query, ended)?.inspect(move |_| {
-            let _ = &reader;
-        }))
+        Ok(pod.reader().reads(logs::read(&dir, query, ended)?))
     }
 
     /// As [`Core::logs`], the records as they lie there, after the one that was `seen`; with them the id of the pod. A record of
@@ -264,14 +261,8 @@ impl Core {
         let id = pod.record().id;
         let (dir, ended) = self.log_of(&pod);
         let after = seen.filter(|(of, _)| *of == id).map(|(_, number)| *number);
-        let reader = pod.reader();
         let records = logs::read_raw(&dir, LogQuery { after, ..query }, ended)?;
-        Ok((
-            id,
-            records.inspect(move |_| {
-                let _ = &reader;
-            }),
-        ))
+        Ok((id, pod.reader().reads(records)))
     }
 
     /// Where a pod's log lies, and what tells that no more will come.

@@ -55,9 +55,10 @@ impl Core {
         let source = self.settings.source.get().ok_or_else(|| Error::internal("nobody said where settings are"))?;
         let (new, unknown) = source().map_err(|e| e.context("read the settings anew; those of before stay"))?;
         let mut now = self.settings.now.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = differ(&live(&now), &live(&new));
-        let needs_restart = differ(&fixed(&now), &fixed(&new));
-        *now = Arc::new(merged(&now, new));
+        let merged = merged(&now, new.clone());
+        let changed = differ(&now, &merged);
+        let needs_restart = differ(&merged, &new);
+        *now = Arc::new(merged);
         drop(now);
         tracing::info!(?changed, ?needs_restart, "settings were read anew");
         for key in &unknown {
@@ -67,14 +68,11 @@ impl Core {
     }
 }
 
-type Values = Vec<(&'static str, String)>;
-
-fn value(key: &'static str, v: &impl std::fmt::Debug) -> (&'static str, String) {
-    (key, format!("{v:?}"))
-}
-
-/// What a running torpord takes over.
-fn live(c: &Config) -> Values {
+/// All keys, with what they say.
+fn values(c: &Config) -> Vec<(&'static str, String)> {
+    fn value(key: &'static str, v: &impl std::fmt::Debug) -> (&'static str, String) {
+        (key, format!("{v:?}"))
+    }
     vec![
         value("port-range", &c.port_range),
         value("allowed-ports", &c.allowed_ports),
@@ -87,12 +85,6 @@ fn live(c: &Config) -> Values {
         value("memory-head-room", &c.memory_head_room),
         value("tiers", &c.tiers),
         value("token-host-paths", &c.token_host_paths),
-    ]
-}
-
-/// What needs a restart: pods go on meanwhile.
-fn fixed(c: &Config) -> Values {
-    vec![
         value("state-dir", &c.state_dir),
         value("socket", &c.socket),
         value("store", &c.store),
@@ -109,10 +101,12 @@ fn fixed(c: &Config) -> Values {
     ]
 }
 
-fn differ(before: &Values, after: &Values) -> Vec<String> {
-    before.iter().zip(after).filter(|(a, b)| a.1 != b.1).map(|(a, _)| a.0.to_owned()).collect()
+/// The keys that say something else.
+fn differ(before: &Config, after: &Config) -> Vec<String> {
+    values(before).iter().zip(values(after)).filter(|(a, b)| a.1 != b.1).map(|(a, _)| a.0.to_owned()).collect()
 }
 
+/// The new settings in what a running torpord takes over, the old ones in what needs a restart.
 fn merged(old: &Config, new: Config) -> Config {
     Config {
         port_range: new.port_range,
@@ -141,8 +135,7 @@ mod tests {
 
     #[test]
     fn every_key_is_taken_over_or_needs_a_restart() {
-        let config = read("");
-        let mut known: Vec<&str> = live(&config).iter().chain(&fixed(&config)).map(|(k, _)| *k).collect();
+        let mut known: Vec<&str> = values(&read("")).into_iter().map(|(k, _)| k).collect();
         let mut keys = config::KEYS.to_vec();
         known.sort_unstable();
         keys.sort_unstable();
@@ -153,10 +146,9 @@ mod tests {
     fn what_is_taken_over_is_new_and_the_rest_is_as_it_was() {
         let old = read("disk-reserve = 5\nstore = 's3://a'\n");
         let new = read("disk-reserve = 6\nstore = 's3://b'\n[tiers.x]\ncpus = 1\nmemory = '1g'\ndisk = '1g'\n");
-        assert_eq!(differ(&live(&old), &live(&new)), ["disk-reserve", "tiers"]);
-        assert_eq!(differ(&fixed(&old), &fixed(&new)), ["store"]);
         let now = merged(&old, new.clone());
+        assert_eq!(differ(&old, &now), ["disk-reserve", "tiers"]);
+        assert_eq!(differ(&now, &new), ["store"], "and nothing that is taken over");
         assert_eq!((now.disk_reserve, now.store.as_str(), &now.tiers), (6, "s3://a", &new.tiers));
-        assert_eq!(differ(&live(&now), &live(&new)), Vec::<String>::new());
     }
 }

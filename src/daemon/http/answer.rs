@@ -79,9 +79,14 @@ pub(super) async fn no_such_route(request: Request) -> Refused {
     Refused(Error::new(Code::NotFound, format!("no route {path}")).hint("GET /openapi.json lists them"))
 }
 
-pub(super) async fn no_such_method(request: Request) -> Refused {
+/// A path that has no such method.
+pub(super) fn not_allowed(request: &Request) -> Error {
     let path: String = request.uri().path().chars().take(200).collect();
-    Refused(Error::new(Code::MethodNotAllowed, format!("{} is not allowed on {path}", request.method())))
+    Error::new(Code::MethodNotAllowed, format!("{} is not allowed on {path}", request.method()))
+}
+
+pub(super) async fn no_such_method(request: Request) -> Refused {
+    Refused(not_allowed(&request))
 }
 
 /// What a panic becomes.

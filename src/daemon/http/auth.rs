@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::answer;
 use super::cors::{self, Page, Rules};
 use super::cut::Holder;
 use super::failures::{Failed, Failures};
@@ -131,13 +132,12 @@ impl Guard {
             _ => None,
         };
         if row.is_none() && !caller.grant.may(need, None) {
-            let path: String = request.uri().path().chars().take(200).collect();
             let methods = scopes::methods(self.table, request.uri().path());
             if !methods.is_empty() {
-                let text = format!("{} is not allowed on {path}", request.method());
-                let error = Error::new(Code::MethodNotAllowed, text);
+                let error = answer::not_allowed(request);
                 return Err(Denied { error, wait: None, methods: Some(methods.join(", ")) });
             }
+            let path: String = request.uri().path().chars().take(200).collect();
             let text = format!("no route {} {path}", request.method());
             return Err(Error::new(Code::NotFound, text).hint("GET /openapi.json lists them").into());
         }
