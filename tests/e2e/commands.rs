@@ -20,6 +20,19 @@ fn refused(d: &Daemon, line: &str) -> String {
     err
 }
 
+/// A pod runs before its command has said a word: waits until that is in its log, and nothing else.
+async fn until_said(d: &Daemon, pod: &str, text: &str) {
+    let begun = std::time::Instant::now();
+    loop {
+        let said = ok(d, &format!("torpor logs {pod}"));
+        if said == text {
+            return;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{said:?}, not {text:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_is_a_stop_and_a_start_with_nothing_between() {
     if !daemon::ready() {
@@ -50,9 +63,7 @@ async fn a_restart_is_a_stop_and_a_start_with_nothing_between() {
         .create_pod(&script("traps", "trap 'echo usr; exit 0' USR1; echo set; while true; do usleep 20000; done"))
         .await
         .unwrap();
-    while ok(&d, "torpor logs traps") != "set\n" {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until_said(&d, "traps", "set\n").await;
     ok(&d, "torpor restart -s USR1 -t 60 traps");
     assert!(ok(&d, "torpor logs traps").starts_with("set\nusr\n"));
     // A sleeper is not thrown away, and what can't be asked changes nothing.
@@ -176,8 +187,9 @@ async fn an_entry_point_is_replaced_with_all_that_goes_with_it() {
     assert_eq!(shell(&d, "torpor run --rm --entrypoint nosuch app x").0, Some(127));
     // It is the pod's own: also over a stop, and in a copy that is started anew.
     ok(&d, "torpor run -d --name e --entrypoint sh app -c 'echo again; sleep 1000'");
+    until_said(&d, "e", "again\n").await;
     ok(&d, "torpor restart -t 0 e");
-    assert_eq!(ok(&d, "torpor logs e"), "again\nagain\n");
+    until_said(&d, "e", "again\nagain\n").await;
     assert_eq!(d.client.inspect("e").await.unwrap().program, ["sh", "-c", "echo again; sleep 1000"]);
     let bad = CreatePod {
         entrypoint: Some(vec!["a\0b".into()]),
