@@ -19,7 +19,7 @@ use super::system::System;
 use super::token::{Access, Token};
 use super::trace::Timeline;
 use super::up::{Down, Shell, Up};
-use super::update::Update;
+use super::update::{ON_SHUTDOWN, Update};
 use super::volume::Volume;
 
 /// Under what help shows the options that all commands have.
@@ -293,6 +293,9 @@ pub(super) struct Run {
     /// Start the command again when it has ended: no, on-failure[:MAX], unless-stopped or always
     #[arg(long, value_name = "POLICY")]
     pub(super) restart: Option<String>,
+    /// What becomes of it when the host is shut down while it runs [default: stop]
+    #[arg(long, value_name = "WHAT", value_parser = ON_SHUTDOWN)]
+    pub(super) on_shutdown: Option<String>,
     /// Remove the pod when its command has ended
     #[arg(long, conflicts_with = "restart")]
     pub(super) rm: bool,

@@ -101,7 +101,7 @@ fn request(run: &Run, start: bool) -> Result<CreatePod, Failure> {
         secrets: run.secrets.specs()?,
         health: run.health.spec()?,
         restart: run.restart.clone(),
-        on_shutdown: None,
+        on_shutdown: run.on_shutdown.clone(),
         tty: run.tty,
         stdin: run.interactive,
         auto_remove: run.rm,

@@ -5,6 +5,9 @@ use clap::Args;
 use super::output::Failure;
 use crate::api::types::{Size, UpdatePod};
 
+/// What may become of a pod when its host is shut down.
+pub(super) const ON_SHUTDOWN: [&str; 2] = ["stop", "sleep"];
+
 #[derive(Debug, Args)]
 pub(super) struct Update {
     /// Set a label
@@ -25,8 +28,8 @@ pub(super) struct Update {
     /// no, on-failure[:MAX], unless-stopped or always
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
-    /// What becomes of it when the host is shut down while it runs: stop or sleep
-    #[arg(long, value_name = "WHAT")]
+    /// What becomes of it when the host is shut down while it runs
+    #[arg(long, value_name = "WHAT", value_parser = ON_SHUTDOWN)]
     on_shutdown: Option<String>,
     #[arg(required = true)]
     pub(super) pods: Vec<String>,

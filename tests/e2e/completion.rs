@@ -52,6 +52,9 @@ async fn names_are_completed_and_nothing_is_said_without_a_torpord() {
     assert_eq!(at(&["torpor", "volume", "create", "d"]), Vec::<String>::new());
     assert_eq!(at(&["torpor", "resta"]), ["restart"]);
     assert_eq!(at(&["torpor", "ps", "--no-t"]), ["--no-trunc"]);
+    for command in ["run", "create", "update"] {
+        assert_eq!(at(&["torpor", command, "--on-shutdown", "s"]), ["stop", "sleep"], "{command}");
+    }
     // The line may say which torpord is meant.
     let socket = d.socket.display().to_string();
     assert_eq!(

@@ -56,6 +56,7 @@ async fn what_can_not_be_asked_ends_with_125_and_changes_nothing() {
         "torpor exec t",
         "torpor run --cpus=-1 test true",
         "torpor run -d --rm --restart always test true",
+        "torpor run --on-shutdown explode test true",
         "torpor run -v vol:/data -v vol:/data/ test true",
         "torpor run -m 100000g test true",
     ] {

@@ -84,8 +84,18 @@ async fn a_running_pod_gets_another_name_other_labels_and_other_limits() {
     assert_eq!(torpor(&["update", "-m", "400m", "--label", "c=3", "--restart", "always", "site"]), Some(0));
     assert_eq!(torpor(&["rename", "site", "back"]), Some(0));
     assert_eq!(torpor(&["update", "back"]), Some(1));
+    assert_eq!(torpor(&["update", "--on-shutdown", "sleep", "back"]), Some(0));
+    assert_eq!(torpor(&["update", "--on-shutdown", "explode", "back"]), Some(2));
+    for (pod, what) in [("one", "sleep"), ("two", "stop")] {
+        assert_eq!(torpor(&["create", "--name", pod, "--on-shutdown", what, "test", "true"]), Some(0));
+        assert_eq!(d.client.inspect(pod).await.unwrap().on_shutdown, what);
+    }
+    let run = ["run", "-d", "--name", "three", "--on-shutdown", "sleep", "test", "sleep", "1000"];
+    assert_eq!(torpor(&run), Some(0));
+    assert_eq!(d.client.inspect("three").await.unwrap().on_shutdown, "sleep");
     let back = d.client.inspect("back").await.unwrap();
     assert_eq!((back.resources.memory, back.labels["c"].as_str(), back.restart.as_str()), (400 << 20, "3", "always"));
+    assert_eq!(back.on_shutdown, "sleep");
 }
 
 #[tokio::test(flavor = "multi_thread")]
