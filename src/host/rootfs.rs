@@ -1,6 +1,7 @@
 //! Mounted roots: the layers of an image joined by one read-only overlayfs, shared by all pods that have the same.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -133,8 +134,12 @@ fn hides_all(layer: &Path) -> bool {
 
 /// Mounts the layers, topmost first.
 fn join(lower: &[PathBuf], place: &Path, links: &Path) -> Result<()> {
-    // From kernel 6.5 on each layer is an option of its own: no escapes, no limit of a page.
-    if let Some(done) = join_one_by_one(lower, place)? {
+    // From kernel 6.5 on each layer is an option of its own: no escapes, no limit of a page. An older one writes a line into its
+    // log each time it is asked for that.
+    static OLDER_KERNEL: AtomicBool = AtomicBool::new(false);
+    if !OLDER_KERNEL.load(Ordering::Relaxed)
+        && let Some(done) = join_one_by_one(lower, place)?
+    {
         return Ok(done);
     }
     files::remove_tree_now(links)?;
@@ -142,6 +147,7 @@ fn join(lower: &[PathBuf], place: &Path, links: &Path) -> Result<()> {
     let joined = join_by_links(lower, place, links);
     // Overlayfs has looked the links up and needs them no more.
     files::remove_tree_now(links)?;
+    OLDER_KERNEL.fetch_or(joined.is_ok(), Ordering::Relaxed);
     joined
 }
 
