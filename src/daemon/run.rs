@@ -1,6 +1,7 @@
 //! The daemon from start to end: lock, open, recover, serve, ready; and back.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::config::{self, Config};
 use crate::host::cache::Cache;
 use crate::host::cgroup::RealCgroups;
 use crate::host::engine::{self, Engines};
+use crate::host::kept::Keeper;
 use crate::host::layers::{Layers, Limits};
 use crate::host::network::{Network, NetworkConfig, RealNetwork};
 use crate::host::ports::Ports;
@@ -26,7 +28,7 @@ use crate::host::runtime::RunscRuntime;
 use crate::host::secrets::Secrets;
 use crate::host::shim::RealShims;
 use crate::host::store::{Store, StoreConfig};
-use crate::host::{capabilities, files};
+use crate::host::{capabilities, files, notify};
 use crate::model::{Attempt, Code, Error, InstanceTag, Result};
 use crate::plan::network::Addressing;
 
@@ -36,6 +38,8 @@ pub struct Prepared {
     tag: InstanceTag,
     cgroups: RealCgroups,
     source: Option<Source>,
+    keeper: Arc<Keeper>,
+    given: Option<UnixListener>,
     _lock: files::Lock,
 }
 
@@ -65,6 +69,7 @@ pub fn restore(config: &Config, archive: &Path) -> Result<()> {
 /// # Errors
 /// Not root, another torpord has the state directory, or there are no cgroups to limit pods by.
 pub fn prepare(config: Config) -> Result<Prepared> {
+    let (keeper, given) = Keeper::from_environment();
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::new(Code::Unsupported, "torpord makes namespaces and mounts: it must be started by root")
             .hint("use sudo, or the systemd unit"));
@@ -79,7 +84,7 @@ pub fn prepare(config: Config) -> Result<Prepared> {
     // With all capabilities: on cgroup v2 the kernel asks for CAP_SYS_NICE where running tasks come under cpuset.
     let cgroups = RealCgroups::open(&tag, std::env::var("TORPOR_CGROUP").ok().as_deref())?;
     capabilities::drop_unneeded()?;
-    Ok(Prepared { config, tag, cgroups, source: None, _lock: lock })
+    Ok(Prepared { config, tag, cgroups, source: None, keeper: Arc::new(keeper), given, _lock: lock })
 }
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
@@ -87,11 +92,13 @@ pub fn prepare(config: Config) -> Result<Prepared> {
 /// # Errors
 /// It can't start; nothing is half started then.
 pub async fn run(prepared: Prepared) -> Result<()> {
-    let Prepared { config, tag, cgroups, source, _lock } = prepared;
+    let Prepared { config, tag, cgroups, source, keeper, given, _lock } = prepared;
     // Before anything is made: from here on who ends it finds nothing of it afterwards.
     let mut signals = Signals::new()?;
-    let (listener, made) = http::listen(&config.socket)?;
-    let listeners: Result<Vec<_>> = config.listen.iter().map(http::Listener::bind).collect();
+    let (listener, made) = http::listen(&config.socket, given)?;
+    let addresses: Vec<_> = config.listen.iter().map(|l| l.address).collect();
+    keeper.retain(|what| what.stays_with(&addresses));
+    let listeners: Result<Vec<_>> = config.listen.iter().map(|l| http::Listener::bind(l, &keeper)).collect();
     let listeners = match listeners {
         Ok(all) => all,
         Err(e) => {
@@ -101,12 +108,13 @@ pub async fn run(prepared: Prepared) -> Result<()> {
     };
     let shutdown = CancellationToken::new();
     let dirs = Dirs::new(&config.state_dir, &tag);
-    let mut starting = Box::pin(start(config.clone(), tag, cgroups.clone(), shutdown.clone()));
+    let ports = Arc::new(Ports::kept_by(keeper));
+    let mut starting = Box::pin(start(config.clone(), tag, cgroups.clone(), Arc::clone(&ports), shutdown.clone()));
     let started = tokio::select! {
         started = &mut starting => started,
         () = signals.end() => {
             // What is half made is known to who makes it alone: it comes to its end, and nothing that waits is begun.
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            notify::say("STOPPING=1");
             shutdown.cancel();
             tokio::select! {
                 started = tokio::time::timeout(HALF_MADE, starting) => started.unwrap_or_else(|_| Err(given_up())),
@@ -147,10 +155,11 @@ pub async fn run(prepared: Prepared) -> Result<()> {
         let serve = listener.serve(Arc::clone(&core), spares.clone(), core.reloads(), shutdown.clone());
         served.spawn(serve);
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    notify::say("READY=1");
     tracing::info!(socket = %config.socket.display(), "ready");
     signals.serve(&core).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    notify::say("STOPPING=1");
+    ports.end();
     shutdown.cancel();
     watch.abort();
     while let Some(ended) = served.join_next().await {
@@ -173,7 +182,7 @@ pub async fn leave_nothing(prepared: Prepared) -> Result<()> {
     // It is over before it begins: nothing is started again.
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    let (core, network, runtime) = start(config, tag, cgroups.clone(), shutdown).await?;
+    let (core, network, runtime) = start(config, tag, cgroups.clone(), Arc::default(), shutdown).await?;
     if let Some(name) = core.somebody_awake() {
         return Err(Error::new(Code::InUse, format!("pod {name} has a sandbox"))
             .hint("`torpor stop` ends it and keeps its root, `torpor sleep` keeps all of it"));
@@ -190,7 +199,13 @@ fn remove_socket(made: Option<&Path>) {
 
 type Started = (Arc<Core>, Arc<RealNetwork>, RunscRuntime);
 
-async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown: CancellationToken) -> Result<Started> {
+async fn start(
+    config: Config,
+    tag: InstanceTag,
+    cgroups: RealCgroups,
+    ports: Arc<Ports>,
+    shutdown: CancellationToken,
+) -> Result<Started> {
     let dirs = Dirs::new(&config.state_dir, &tag);
     files::create_dir_all(Path::new("/run/torpor"), 0o755)?; // the default socket lies in it
     for dir in [dirs.run().to_owned(), dirs.sandboxes(), dirs.pods(), dirs.volumes(), dirs.tmp()] {
@@ -255,7 +270,7 @@ async fn start(config: Config, tag: InstanceTag, cgroups: RealCgroups, shutdown:
         engines,
         store: Arc::new(store),
         cache,
-        ports: Arc::new(Ports::default()),
+        ports,
         secrets: Secrets::new(dirs.secrets()),
     };
     let core = Core::load(Parts { config, tag, dirs, boot_id, db, host, init, engine, resolvers, shutdown }).await?;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::core::Core;
+use crate::host::notify;
 
 /// Gives the word until the daemon ends, if systemd wants it.
 pub(super) async fn give_word(core: Arc<Core>) {
@@ -20,9 +21,7 @@ pub(super) async fn give_word(core: Arc<Core>) {
         }
         let asked = Arc::clone(&core);
         match tokio::spawn(async move { asked.is_empty() }).await {
-            Ok(_) => {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-            }
+            Ok(_) => notify::say("WATCHDOG=1"),
             Err(e) => tracing::error!(error = %e, "the core can't say what it has: systemd gets no word"),
         }
     }

@@ -2,59 +2,90 @@
 //!
 //! Nobody else can take a port that is held. What comes from other hosts, and from the host by its own addresses, is led to
 //! the pod in the kernel and never gets here; what is said to 127.0.0.1 is passed on by this process. While a pod sleeps,
-//! connections are closed at once, and datagrams are dropped.
+//! connections are closed at once, and datagrams are dropped. While torpord is away both wait, if a service manager keeps the sockets.
 
 mod datagrams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::kept::{self, Keeper};
 use crate::model::{Code, Error, Protocol, Result};
+use crate::plan::kept::Kept;
 
 /// Ports held by this instance.
-#[derive(Default)]
 pub struct Ports {
     held: Mutex<BTreeMap<(u16, Protocol), Held>>,
+    keeper: Arc<Keeper>,
+    /// Whether what comes is taken: until it is known where it is to be led, it waits.
+    open: watch::Sender<bool>,
 }
 
 struct Held {
     target: watch::Sender<Option<SocketAddrV4>>,
-    /// The socket once more: the port is free when this is dropped, not when the task gets to its end.
+    /// The socket once more: the port is free when it is given up, not when the task gets to its end.
     socket: OwnedFd,
-    protocol: Protocol,
+    what: Kept,
+    keeper: Arc<Keeper>,
     task: AbortHandle,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        match self.protocol {
-            Protocol::Tcp => {
-                let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
-            }
-            Protocol::Udp => datagrams::give_up(&self.socket),
-        }
         self.task.abort();
+        // All copies are one socket: one that is kept for the next torpord must go on.
+        if !self.keeper.keeps() {
+            kept::give_up(self.what, &self.socket);
+        }
     }
 }
 
-fn listen(address: Ipv4Addr, port: u16) -> std::io::Result<(TcpListener, OwnedFd)> {
+fn bind(protocol: Protocol, at: SocketAddrV4) -> std::io::Result<OwnedFd> {
+    if protocol == Protocol::Udp {
+        return datagrams::bind(at);
+    }
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    socket.bind((address, port).into())?;
-    let listener = socket.listen(128)?;
-    let again = listener.as_fd().try_clone_to_owned()?;
-    Ok((listener, again))
+    socket.bind(at.into())?;
+    Ok(socket.listen(128)?.into_std()?.into())
+}
+
+impl Default for Ports {
+    /// Ports that nobody keeps.
+    fn default() -> Self {
+        Ports { held: Mutex::default(), keeper: Arc::default(), open: watch::Sender::new(true) }
+    }
 }
 
 impl Ports {
+    /// Ports whose sockets outlive this process. Nothing that comes is taken before [`Ports::begin`].
+    pub fn kept_by(keeper: Arc<Keeper>) -> Self {
+        Ports { keeper, open: watch::Sender::new(false), ..Ports::default() }
+    }
+
+    /// It is known by now where ports lead: what comes, and what has come, is led there. What the last torpord held and this one
+    /// does not is given up.
+    pub fn begin(&self) {
+        self.keeper.retain(|_| false);
+        self.open.send_replace(true);
+    }
+
+    /// This process ends: what comes from now on waits for the next, if the sockets are kept.
+    pub fn end(&self) {
+        if self.keeper.keeps() {
+            self.open.send_replace(false);
+        }
+    }
+
     /// Holds a port, of one address of the host or of all. One that is held already stays so.
     ///
     /// # Errors
@@ -64,11 +95,11 @@ impl Ports {
         if held.contains_key(&(port, protocol)) {
             return Ok(());
         }
-        let (target, receiver) = watch::channel(None);
-        let at = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let at = SocketAddrV4::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
+        let what = Kept::Port(protocol, at);
         let taken = |e: std::io::Error| {
             if e.kind() == std::io::ErrorKind::AddrNotAvailable {
-                return Error::invalid(format!("{at} is no address of this host")).hint(
+                return Error::invalid(format!("{} is no address of this host", at.ip())).hint(
                     "`ip -4 address` lists them; 127.0.0.1 is for the host's own programs, and none for all addresses",
                 );
             }
@@ -77,18 +108,52 @@ impl Ports {
                 .because(e)
                 .hint(format!("`ss {flag} 'sport = :{port}'` tells who has it; ask for another port, or for none"))
         };
-        let (socket, task) = match protocol {
-            Protocol::Tcp => {
-                let (listener, socket) = listen(at, port).map_err(taken)?;
-                (socket, tokio::spawn(serve(listener, receiver)))
-            }
-            Protocol::Udp => {
-                let (bound, socket) = datagrams::bind(at, port).map_err(taken)?;
-                (socket, tokio::spawn(datagrams::serve(bound, receiver)))
+        let socket = match self.keeper.take(what) {
+            Some(socket) => socket,
+            None => {
+                let socket = bind(protocol, at).map_err(taken)?;
+                self.keeper.keep(what, &socket);
+                socket
             }
         };
-        held.insert((port, protocol), Held { target, socket, protocol, task: task.abort_handle() });
+        let (target, receiver) = watch::channel(None);
+        let task = match self.serve(protocol, &socket, receiver) {
+            Ok(task) => task,
+            Err(e) => {
+                self.keeper.forget(what, &socket);
+                return Err(taken(e));
+            }
+        };
+        held.insert((port, protocol), Held { target, socket, what, keeper: Arc::clone(&self.keeper), task });
         Ok(())
+    }
+
+    /// Passes on what comes to a socket, for as long as ports are open.
+    fn serve(
+        &self,
+        protocol: Protocol,
+        socket: &OwnedFd,
+        target: watch::Receiver<Option<SocketAddrV4>>,
+    ) -> std::io::Result<AbortHandle> {
+        let socket = socket.try_clone()?;
+        let mut open = self.open.subscribe();
+        let served: Pin<Box<dyn Future<Output = ()> + Send>> = match protocol {
+            Protocol::Tcp => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Box::pin(serve(TcpListener::from_std(listener)?, target))
+            }
+            Protocol::Udp => Box::pin(datagrams::serve(datagrams::open(socket)?, target)),
+        };
+        let task = tokio::spawn(async move {
+            if open.wait_for(|open| *open).await.is_ok() {
+                tokio::select! {
+                    () = served => {}
+                    _ = open.wait_for(|open| !*open) => {}
+                }
+            }
+        });
+        Ok(task.abort_handle())
     }
 
     /// Holds some free port of a range.
@@ -132,7 +197,9 @@ impl Ports {
 
     /// Lets a port go.
     pub fn release(&self, port: u16, protocol: Protocol) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(port, protocol));
+        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(port, protocol)) {
+            self.keeper.forget(held.what, &held.socket);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod capacity;
 pub mod events;
 pub mod firewall;
 pub mod flows;
+pub mod kept;
 pub mod limits;
 pub mod manifest;
 pub mod network;

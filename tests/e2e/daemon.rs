@@ -21,7 +21,12 @@ pub struct Options {
     pub ports: Option<String>,
     /// A disk of its own for the state directory, of so many bytes.
     pub disk: Option<u64>,
+    /// How torpord is started, if not just so.
+    pub by: Option<By>,
 }
+
+/// A command that starts torpord, whose API's socket is to be there; its arguments follow.
+pub type By = Box<dyn Fn(&Path) -> Command + Send + Sync>;
 
 pub struct Daemon {
     child: Option<Child>,
@@ -29,6 +34,7 @@ pub struct Daemon {
     pub socket: PathBuf,
     pub client: Client,
     args: Vec<String>,
+    by: Option<By>,
     /// Its environment, from the next launch on.
     pub env: Vec<(String, String)>,
     pub tag: String,
@@ -128,7 +134,8 @@ impl Daemon {
             args.extend(["--store".into(), store]);
         }
         let client = Client::new(&socket.display().to_string()).unwrap();
-        let mut daemon = Daemon { child: None, dir, socket, client, args, env: options.env, tag: String::new() };
+        let (by, env) = (options.by, options.env);
+        let mut daemon = Daemon { child: None, dir, socket, client, args, by, env, tag: String::new() };
         daemon.configure(&options.config);
         daemon.launch();
         daemon.tag = std::fs::read_to_string(daemon.dir.join("state/instance")).unwrap().trim().to_owned();
@@ -145,7 +152,11 @@ impl Daemon {
     pub fn launch(&mut self) -> Duration {
         let begun = Instant::now();
         let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_torpord"))
+        let plain = || Command::new(env!("CARGO_BIN_EXE_torpord"));
+        let child = self
+            .by
+            .as_ref()
+            .map_or_else(plain, |by| by(&self.socket))
             .args(&self.args)
             .env("TORPOR_LIBEXEC", libexec())
             .env("TORPOR_LOG", "info")

@@ -24,6 +24,7 @@ mod habits;
 mod health;
 mod idempotency;
 mod isolation;
+mod kept;
 mod life;
 mod limits;
 mod listen;

@@ -119,4 +119,62 @@ check_watchdog_restarts_what_stands_still() {
     journalctl -b -u torpord.service -o cat | grep -q "Watchdog timeout" || fail "it was not the watchdog"'
     inside 'rm -r /run/systemd/system/torpord.service.d; systemctl daemon-reload; systemctl restart torpord.service'
 }
+check_who_connects_meanwhile_waits() {
+    inside '
+    torpor rm -f kept nap >/dev/null 2>&1 || true
+    config=/etc/torpor/torpor.toml drop=/run/systemd/system/torpord.service.d
+    stored() { systemctl show -p NFileDescriptorStore --value torpord.service; }
+    listens() { ss -Hltne "sport = :$1" | grep -o "ino:[0-9]*"; }
+    # Away for long enough that somebody comes meanwhile.
+    mkdir -p $drop
+    printf "[Service]\nRestartSec=20\n" >$drop/slow.conf
+    printf "freeze-limit-seconds = 600\n[[listen]]\naddress = \"127.0.0.1:8099\"\n" >$config
+    systemctl daemon-reload
+    systemctl restart torpord.service
+    before=$(stored)
+    web kept
+    web nap
+    torpor sleep nap >/dev/null
+    within 60 sh -c "[ \"\$(systemctl show -p NFileDescriptorStore --value torpord.service)\" = $((before + 2)) ]"
+    at=$(port kept) asleep=$(port nap) pid=$(main_pid)
+    same="$(listens 8099) $(listens "$at") $(listens "$asleep")"
+    is "$(echo "$same" | wc -w)" 3 "sockets that listen"
+    kill -9 "$pid"
+    within 60 sh -c "[ \"\$(systemctl show -p SubState --value torpord.service)\" = auto-restart ]"
+    curl -fsS --max-time 300 http://127.0.0.1:8099/health >/tmp/api 2>&1 &
+    api=$!
+    curl -fsS --max-time 300 "http://127.0.0.1:$at/x" >/tmp/kept 2>&1 &
+    awake=$!
+    curl -fsS --max-time 300 "http://127.0.0.1:$asleep/x" >/tmp/nap 2>&1 &
+    sleeper=$!
+    sleep 3
+    is "$(systemctl show -p SubState --value torpord.service)" auto-restart "the service when they had asked"
+    kill -0 $api $awake $sleeper || fail "somebody did not wait: $(cat /tmp/api /tmp/kept /tmp/nap)"
+    wait $api || fail "the listener: $(cat /tmp/api)"
+    wait $awake || fail "the pod: $(cat /tmp/kept)"
+    is "$(cat /tmp/kept)" /x "what the pod said"
+    code=0
+    wait $sleeper || code=$?
+    # Not refused (7): ended without a word, as by any sleeper.
+    case $code in 52 | 56) ;; *) fail "the sleeper: curl ended with $code, $(cat /tmp/nap)" ;; esac
+    [ "$(main_pid)" != "$pid" ] || fail "it is the same torpord as before"
+    # In order, too: the same sockets, and no more of them.
+    systemctl restart torpord.service
+    is "$(listens 8099) $(listens "$at") $(listens "$asleep")" "$same" "the sockets"
+    is "$(stored)" $((before + 2)) "descriptors in the store"
+    is "$(curl -fsS --max-time 60 "http://127.0.0.1:$at/x")" /x "the pod after a restart"
+    # What is not wanted any more is not kept.
+    echo "freeze-limit-seconds = 600" >$config
+    rm -r $drop
+    systemctl daemon-reload
+    gone kept nap
+    systemctl restart torpord.service
+    within 60 sh -c "[ \"\$(systemctl show -p NFileDescriptorStore --value torpord.service)\" = $((before - 1)) ]"
+    is "$(listens 8099 || true)" "" "the listener that is not configured any more"
+    systemctl stop torpord.service
+    within 60 sh -c "[ \"\$(systemctl show -p NFileDescriptorStore --value torpord.service)\" = 0 ]"
+    systemctl start torpord.service
+    torpor version >/dev/null
+    '
+}
 check_install_again_leaves_pods() { living 'scripts/install --from bin --enable; [ -x /usr/local/bin/runsc ]'; }

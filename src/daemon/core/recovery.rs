@@ -37,6 +37,7 @@ impl Core {
         }
         self.remove_strays().await;
         self.publish_forwards().await?;
+        self.host.ports.begin();
         self.restart_after_start().await;
         self.wake_after_start();
         Ok(())

@@ -19,8 +19,10 @@ use super::{failures, metrics, routes, surface};
 use crate::config::listen::Listen;
 use crate::daemon::core::Core;
 use crate::daemon::surfaces::containers::Pool;
+use crate::host::kept::Keeper;
 use crate::host::listeners;
 use crate::model::{Code, Error, Result};
+use crate::plan::kept::Kept;
 
 /// Connections that wait to be accepted; the kernel takes its own limit if that is lower.
 const BACKLOG: u32 = 4096;
@@ -47,11 +49,11 @@ impl Accept for TcpListener {
 }
 
 impl Listener {
-    /// Takes the address, and reads certificate and key.
+    /// Takes the address, or what the service manager kept of it, and reads certificate and key.
     ///
     /// # Errors
     /// Another process has the address, it is not this host's, or certificate and key are not good.
-    pub fn bind(listen: &Listen) -> Result<Self> {
+    pub fn bind(listen: &Listen, keeper: &Keeper) -> Result<Self> {
         let certificate = listen.tls.as_ref().map(Certificate::open).transpose();
         let certificate = certificate.map_err(|e| e.context(format!("listen on {listen}")))?.map(Arc::new);
         let bound = || -> io::Result<TcpListener> {
@@ -61,7 +63,20 @@ impl Listener {
             socket.bind(listen.address)?;
             socket.listen(BACKLOG)
         };
-        let socket = bound().map_err(|e| refused(listen, e))?;
+        let what = Kept::Listener(listen.address);
+        let socket = match keeper.take(what) {
+            Some(kept) => {
+                let kept = std::net::TcpListener::from(kept);
+                kept.set_nonblocking(true).and_then(|()| TcpListener::from_std(kept))
+            }
+            None => bound().inspect(|new| {
+                // Any free port is another one the next time.
+                if listen.address.port() != 0 {
+                    keeper.keep(what, new);
+                }
+            }),
+        };
+        let socket = socket.map_err(|e| refused(listen, e))?;
         let address = socket.local_addr().map_err(|e| refused(listen, e))?;
         Ok(Listener { listen: listen.clone(), socket, address, certificate })
     }

@@ -16,9 +16,9 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// Another torpord answers there, or it can't be made.
-pub fn listen(path: &Path) -> Result<(UnixListener, Option<PathBuf>)> {
+pub fn listen(path: &Path, given: Option<std::os::unix::net::UnixListener>) -> Result<(UnixListener, Option<PathBuf>)> {
     let what = || format!("listen on {}", path.display());
-    if let Some(given) = listenfd::ListenFd::from_env().take_unix_listener(0).attempt(Code::Internal, what)? {
+    if let Some(given) = given {
         given.set_nonblocking(true).attempt(Code::Internal, what)?;
         return UnixListener::from_std(given).attempt(Code::Internal, what).map(|l| (l, None));
     }

@@ -47,22 +47,23 @@ impl Drop for Way {
     }
 }
 
-/// Takes a port of an address; with it the same socket once more.
-pub(super) fn bind(address: Ipv4Addr, port: u16) -> std::io::Result<(UdpSocket, OwnedFd)> {
+/// Takes a port of an address.
+pub(super) fn bind(at: SocketAddrV4) -> std::io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
     // Shared only while it is bound: with one that was given up and is not closed yet, and with nobody afterwards.
     setsockopt(&socket, sockopt::ReusePort, &true)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, port)))?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrIn::from(at))?;
     setsockopt(&socket, sockopt::ReusePort, &false)?;
-    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-    let again = socket.try_clone()?;
-    Ok((UdpSocket::from_std(socket.into())?, again))
+    Ok(socket)
 }
 
-/// From now on we can take the port again, though the socket is still open.
-pub(super) fn give_up(socket: &OwnedFd) {
-    let _ = setsockopt(socket, sockopt::ReusePort, &true);
+/// Makes a bound socket ready to be served.
+pub(super) fn open(socket: OwnedFd) -> std::io::Result<UdpSocket> {
+    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
 }
 
 /// Passes datagrams on, there and back, for as long as it is not dropped.
@@ -92,7 +93,7 @@ pub(super) async fn serve(socket: UdpSocket, target: watch::Receiver<Option<Sock
         if ways.get(&client).is_none_or(|w| w.target != to || w.task.is_finished()) {
             ways.remove(&client);
             make_room(&mut ways);
-            let Ok(way) = open(&socket, client, to).await else { continue };
+            let Ok(way) = open_way(&socket, client, to).await else { continue };
             ways.insert(client, way);
         }
         if let Some(way) = ways.get(&client) {
@@ -123,7 +124,7 @@ fn make_room(ways: &mut HashMap<Client, Way>) {
     }
 }
 
-async fn open(near: &Arc<UdpSocket>, client: Client, target: SocketAddrV4) -> std::io::Result<Way> {
+async fn open_way(near: &Arc<UdpSocket>, client: Client, target: SocketAddrV4) -> std::io::Result<Way> {
     let far = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     far.connect(target).await?;
     // A new socket is not known to take anything yet, and the first datagram must not get lost for that.
