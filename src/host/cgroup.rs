@@ -197,6 +197,9 @@ impl RealCgroups {
     pub fn for_shims(&self) -> Result<Option<PathBuf>> {
         let Layout::V2(mount) = &self.layout else { return Ok(None) };
         let dir = mount.join(&self.parent).join(SHIMS);
+        // Anew where nobody is in it: an engine clones a sandbox from here into its own cgroup, and some kernels (6.1.176) kill
+        // that at once if somebody has written to `cgroup.kill` here before.
+        let _ = std::fs::remove_dir(&dir);
         files::create_dir_all(&dir, 0o755)?;
         Ok(Some(dir))
     }
