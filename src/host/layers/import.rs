@@ -245,6 +245,7 @@ impl Layers {
         let scratch = Scratch::new(&self.state.join("tmp"))?;
         let (root, blob_path) = (scratch.path().join("root"), scratch.path().join("blob"));
         files::create_dir(&root, 0o755)?;
+        files::hear_old_failures(&root);
         let blob = File::create(&blob_path).map_err(|e| write_failed(e, "keep a layer's bytes"))?;
         let mut blob = zstd::Encoder::new(blob, 1).attempt(Code::Internal, || "compress a layer".into())?;
         // The other processor compresses, if there is one.

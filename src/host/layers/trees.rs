@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::Layers;
 use super::job::{Job, Worker, write_failed};
-use crate::host::{archive, unpack};
+use crate::host::{archive, files, unpack};
 use crate::model::{Attempt, Code, Error, Result};
 
 impl Layers {
@@ -37,6 +37,7 @@ impl Layers {
             let mut file = File::open(&tar).attempt(Code::Internal, what)?;
             let limits =
                 unpack::Limits { bytes: this.limits.layer_bytes, inodes: this.limits.layer_inodes, must_end: true };
+            files::hear_old_failures(&into);
             let mut worker = Worker::start(&this.worker, &into, &limits, job)?;
             let mut bytes = vec![0_u8; 256 * 1024];
             let mut early = false;
