@@ -79,7 +79,9 @@ def database(state):
         said = connection.execute("PRAGMA integrity_check").fetchone()[0]
         need(said == "ok", f"the database: {said}")
         pods = {name: json.loads(record) for name, record in connection.execute("SELECT name, record FROM pods")}
-        images = {name: json.loads(record) for name, record in connection.execute("SELECT name, record FROM images")}
+        # A name without a tag is kept with the usual one.
+        rows = connection.execute("SELECT name, record FROM images")
+        images = {name.removesuffix(":latest"): json.loads(record) for name, record in rows}
     except sqlite3.Error as e:
         raise Broken(f"the database: {e}")
     finally:
