@@ -3,12 +3,15 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench")]
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use torpor::host::network::{Network, NetworkConfig, PodNet, RealNetwork};
 use torpor::model::{InstanceTag, PodId, RuntimeId};
 use torpor::plan::firewall::ForwardTo;
 use torpor::plan::network::Addressing;
+
+/// Before each: what the other left to do is done, and torpord's processes for the next change have started.
+const PAUSE: Duration = Duration::from_millis(500);
 
 fn run(command: &str) {
     let mut words = command.split(' ');
@@ -50,12 +53,14 @@ async fn main() {
         let pod = PodNet::new(&addressing, &id, address);
         let target = std::net::SocketAddrV4::new(address, 80);
         let forward = [ForwardTo { host: 29998, protocol: torpor::model::Protocol::Tcp, address: None, target }];
+        std::thread::sleep(PAUSE);
         let begun = Instant::now();
         // As the daemon does it: the forward needs the address, not the link.
         tokio::try_join!(network.attach(&pod), network.set_forwards(&forward)).unwrap();
         let ours = begun.elapsed().as_secs_f64() * 1000.0;
         network.set_forwards(&[]).await.unwrap();
         network.detach(&pod).await.unwrap();
+        std::thread::sleep(PAUSE);
         let theirs = by_hand(n);
         if n > 0 {
             println!("{ours} {theirs}");

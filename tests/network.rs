@@ -247,3 +247,74 @@ async fn a_spoofed_source_address_is_dropped() {
     i.network.remove_all().await.unwrap();
     assert_eq!(support::traces(i.tag.as_str()), Vec::<String>::new());
 }
+
+/// The process that waits in the router's namespace for the next change.
+fn prepared(router: &Path) -> nix::unistd::Pid {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        if let [pid] = support::processes("iptables-", router)[..] {
+            return nix::unistd::Pid::from_raw(pid);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no process waits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_kills_the_process_that_waits_for_a_change_costs_no_change_and_doubles_none() {
+    use nix::sys::signal::{Signal, kill};
+    if !support::root() {
+        return;
+    }
+    let i = instance(3);
+    let router = i.run.path().join("netns/router");
+    let target = SocketAddrV4::new(pod(&i, 1).address, 80);
+    let to = |host| ForwardTo { host, protocol: Protocol::Tcp, address: None, target };
+    let set = |n: u16| {
+        let (network, forwards) = (i.network.clone(), (28100..28100 + n).map(to).collect::<Vec<_>>());
+        async move { network.set_forwards(&forwards).await }
+    };
+    let once_in = |n: u16, netns: Option<&Path>| {
+        let save = || std::process::Command::new("iptables-save").output().unwrap().stdout;
+        let saved = String::from_utf8(netns.map_or_else(save, |n| inside(n, save))).unwrap();
+        let ours = if netns.is_some() { "-A PREROUTING".into() } else { format!("-A TORPOR-{}-FWD", i.tag) };
+        let rules: Vec<&str> = saved.lines().filter(|l| l.starts_with(&ours)).collect();
+        (28100..28100 + n).all(|p| rules.iter().filter(|r| r.contains(&format!("--dport {p} "))).count() == 1)
+    };
+    let once = |n| once_in(n, None) && once_in(n, Some(&router));
+    i.network.ensure_router().await.unwrap();
+    set(1).await.unwrap();
+    kill(prepared(&router), Signal::SIGKILL).unwrap();
+    set(2).await.unwrap();
+    assert!(once(2), "killed while it waited");
+    let spare = prepared(&router);
+    kill(spare, Signal::SIGSTOP).unwrap();
+    let change = tokio::spawn(set(3));
+    while !once_in(3, None) {
+        assert!(!change.is_finished(), "it is made by the one that stands still");
+        tokio::task::yield_now().await;
+    }
+    kill(spare, Signal::SIGKILL).unwrap();
+    change.await.unwrap().unwrap();
+    assert!(once(3), "killed while it was fed");
+
+    // A router that is made anew.
+    let spare = prepared(&router);
+    i.network.remove_all().await.unwrap();
+    assert!(!Path::new("/proc").join(spare.to_string()).exists(), "it would keep its namespace");
+    i.network.ensure_router().await.unwrap();
+    set(1).await.unwrap();
+    assert!(once(1));
+    // By somebody else, while one waits in it.
+    let spare = prepared(&router);
+    nix::mount::umount2(&router, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert!(
+        std::process::Command::new("ip").args(["link", "del", &format!("tp-{}", i.tag)]).status().unwrap().success()
+    );
+    i.network.ensure_router().await.unwrap();
+    assert!(!Path::new("/proc").join(spare.to_string()).exists(), "it would keep the one before");
+    set(2).await.unwrap();
+    assert!(once(2));
+    i.network.remove_all().await.unwrap();
+    assert_eq!(support::traces(i.tag.as_str()), Vec::<String>::new());
+}

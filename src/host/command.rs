@@ -1,8 +1,9 @@
 //! The one runner of other programs: an argument vector, a clean environment, a deadline, bounded output.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -139,32 +140,67 @@ pub async fn run_until_held<H>(
 }
 
 async fn run_with(command: &EngineCommand, stdin: &[u8], kill_on_drop: bool) -> Result<Output> {
-    let mut program = Program::start(command, !stdin.is_empty(), kill_on_drop).await?;
-    let input = program.child.stdin.take();
-    let feed = async {
-        if let Some(mut input) = input {
-            // A program that does not read all of it says so by its exit status.
-            let _ = input.write_all(stdin).await;
-        }
-    };
-    let work = async { tokio::join!(feed, program.child.wait()).1 };
-    match tokio::time::timeout(command.timeout, work).await {
-        Ok(status) => program.ended(status),
-        Err(_) => Err(program.kill()),
+    Program::start(command, !stdin.is_empty(), kill_on_drop).await?.feed(stdin).await
+}
+
+/// A program that was started ahead and waits for its input, for one that takes long to start and does nothing before.
+///
+/// Dropped, it is killed. Its input ends with this process, however that ends.
+pub struct Ahead(Program);
+
+impl Ahead {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`Code::Runtime`] when it can't be run.
+    pub async fn start(command: &EngineCommand) -> Result<Self> {
+        Ok(Ahead(Program::start(command, true, true).await?))
+    }
+
+    /// Whether it still waits, in the very namespace that its command names by now.
+    pub fn waits(&mut self) -> bool {
+        let Program { command, child, namespace, .. } = &mut self.0;
+        let named = command.netns.as_ref().map(std::fs::metadata).transpose();
+        matches!(child.try_wait(), Ok(None)) && named.is_ok_and(|n| n.as_ref().map(identity) == *namespace)
+    }
+
+    /// As [`run`] from here on: its time begins now. Fails as well if it has been killed meanwhile.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn feed(mut self, stdin: &[u8]) -> Result<Output> {
+        self.0.begun = Instant::now();
+        self.0.feed(stdin).await
+    }
+
+    /// Ends it: nothing is left of it then.
+    pub async fn end(mut self) {
+        let _ = self.0.child.kill().await;
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.0.child.id()
     }
 }
 
 /// A program that runs.
-struct Program<'a> {
-    command: &'a EngineCommand,
+struct Program {
+    command: EngineCommand,
     child: Child,
     out: File,
     err: File,
     begun: Instant,
+    namespace: Option<(u64, u64)>,
 }
 
-impl<'a> Program<'a> {
-    async fn start(command: &'a EngineCommand, input: bool, kill_on_drop: bool) -> Result<Self> {
+/// What tells a namespace from all others while somebody is in it.
+fn identity(namespace: &Metadata) -> (u64, u64) {
+    (namespace.dev(), namespace.ino())
+}
+
+impl Program {
+    async fn start(command: &EngineCommand, input: bool, kill_on_drop: bool) -> Result<Self> {
         let begun = Instant::now();
         let cannot = |e| cannot_run(command, e);
         // Files in memory, not pipes: a sandbox inherits them, and a pipe would not end before the sandbox does.
@@ -180,15 +216,29 @@ impl<'a> Program<'a> {
             .stderr(err.try_clone().map_err(cannot)?)
             .kill_on_drop(kill_on_drop)
             .process_group(0);
-        let spawned = match &command.netns {
+        let inside = command.netns.as_ref().map(File::open).transpose().map_err(cannot)?;
+        let namespace = inside.as_ref().map(File::metadata).transpose().map_err(cannot)?.as_ref().map(identity);
+        let spawned = match inside {
             None => prepared.spawn(),
             // `nsenter` would be one more program to start, and a hook between fork and exec a copy of this process's page tables.
-            Some(netns) => match File::open(netns) {
-                Ok(namespace) => netns::inside(namespace, move || prepared.spawn()).await,
-                Err(e) => Err(e),
-            },
+            Some(inside) => netns::inside(inside, move || prepared.spawn()).await,
         };
-        Ok(Program { command, child: spawned.map_err(cannot)?, out, err, begun })
+        Ok(Program { command: command.clone(), child: spawned.map_err(cannot)?, out, err, begun, namespace })
+    }
+
+    async fn feed(mut self, stdin: &[u8]) -> Result<Output> {
+        let input = self.child.stdin.take();
+        let feed = async {
+            if let Some(mut input) = input {
+                // A program that does not read all of it says so by its exit status.
+                let _ = input.write_all(stdin).await;
+            }
+        };
+        let work = async { tokio::join!(feed, self.child.wait()).1 };
+        match tokio::time::timeout(self.command.timeout, work).await {
+            Ok(status) => self.ended(status),
+            Err(_) => Err(self.kill()),
+        }
     }
 
     fn kill(&mut self) -> Error {
@@ -199,7 +249,7 @@ impl<'a> Program<'a> {
 
     fn ended(self, status: std::io::Result<ExitStatus>) -> Result<Output> {
         let Program { command, out, err, begun, .. } = self;
-        let cannot = |e| cannot_run(command, e);
+        let cannot = |e| cannot_run(&command, e);
         let status = status.map_err(cannot)?;
         let (stdout, stderr) = (kept(out).map_err(cannot)?, kept(err).map_err(cannot)?);
         if status.success() {

@@ -22,10 +22,16 @@ async fn a_killed_daemon_finds_its_pods_again() {
         .await
         .unwrap();
     d.client.create_pod(&script("later", "sleep 0.5; exit 6")).await.unwrap();
+    // The program that waits for the next change of forwards ends with torpord.
+    let router = std::path::PathBuf::from(format!("/run/torpor/{}/netns/router", d.tag));
+    while crate::support::processes("iptables-", &router).is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     d.kill();
     // While nobody is there, pods answer other hosts and the host by its own addresses, and end.
     assert!(daemon::try_get(format!("{}:80", pod.address).parse().unwrap(), "/").is_some());
     std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(crate::support::processes("iptables-", &router), Vec::<i32>::new());
     d.launch();
     let now = d.client.inspect("web").await.unwrap();
     assert_eq!((now.state.as_str(), now.sandbox_pid, now.incarnation), ("running", pod.sandbox_pid, 1));

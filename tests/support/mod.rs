@@ -90,6 +90,17 @@ fn lines(program: &str, args: &[&str]) -> BTreeSet<String> {
     String::from_utf8_lossy(&out.stdout).lines().filter(|l| !l.starts_with('#')).map(str::to_owned).collect()
 }
 
+/// Processes in a network namespace, by the beginning of their program's name.
+pub fn processes(name: &str, netns: &std::path::Path) -> Vec<i32> {
+    use std::os::unix::fs::MetadataExt;
+    let namespace = std::fs::metadata(netns).unwrap().ino();
+    let there = std::fs::read_dir("/proc").unwrap().flatten().map(|e| e.path()).filter(|process| {
+        std::fs::read_to_string(process.join("comm")).is_ok_and(|c| c.starts_with(name))
+            && std::fs::metadata(process.join("ns/net")).is_ok_and(|n| n.ino() == namespace)
+    });
+    there.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
+}
+
 /// What one instance could leave on the host: links, rules, mounts, cgroups and files that bear its tag.
 pub fn traces(tag: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -11,7 +12,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::model::Protocol;
+use super::netns;
+use crate::model::{Attempt, Code, Protocol, Result};
 use crate::plan::flows::{Changed, Flow};
 
 /// No answer comes later.
@@ -45,7 +47,7 @@ const BY_PROTOCOL: u32 = 1 << 3;
 const BY_PORT: u32 = 1 << 5;
 
 /// Forgets what is stale in the namespace of the calling thread; tells how many flows that were.
-pub(super) fn forget(changed: &Changed, own: &[Ipv4Addr]) -> std::io::Result<usize> {
+fn forget(changed: &Changed, own: &[Ipv4Addr]) -> std::io::Result<usize> {
     let ports = changed.ports();
     if ports.is_empty() {
         return Ok(0);
@@ -66,6 +68,23 @@ pub(super) fn forget(changed: &Changed, own: &[Ipv4Addr]) -> std::io::Result<usi
         kernel.delete(tuple)?;
     }
     Ok(stale.len())
+}
+
+/// As [`forget`], here and in the router's namespace. Where that fails, flows of before are led to where they led until they
+/// have been quiet for a while.
+pub(super) async fn forget_here_and_there(changed: Changed, own: &[Ipv4Addr], router: &Path, end: Ipv4Addr) {
+    let (again, own) = (changed.clone(), own.to_vec());
+    let here = tokio::task::spawn_blocking(move || forget(&changed, &own));
+    let there = async {
+        let done = netns::inside(netns::open(router)?, move || forget(&again, &[end])).await;
+        done.attempt(Code::Internal, || "forget the router's flows".into())
+    };
+    let (here, there) = tokio::join!(here, there);
+    let here = here.map_err(std::io::Error::other).and_then(|done| done);
+    let here = here.attempt(Code::Internal, || "forget the host's flows".into());
+    for e in [here, there].into_iter().filter_map(Result::err) {
+        tracing::warn!(error = %e.report(), "flows of forwards that have changed");
+    }
 }
 
 fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {

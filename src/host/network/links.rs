@@ -14,6 +14,9 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBu
 
 use crate::model::{Attempt, Code, Error, Result};
 
+/// The index of `lo`: the kernel makes it first in every namespace.
+pub(super) const LOOPBACK: u32 = 1;
+
 /// The handle shows the namespace: there is none without one.
 #[derive(Clone)]
 pub(super) struct Links {
@@ -84,7 +87,7 @@ impl Links {
         self.index(name).await?.ok_or_else(|| Error::internal(format!("link {name} is gone")))
     }
 
-    /// A pair in one request, its far end already inside the other namespace under its own name.
+    /// A pair in one request, its far end already inside the other namespace under its own name. There already: nothing to do.
     pub(super) async fn add_veth(
         &self,
         name: &str,
@@ -103,10 +106,9 @@ impl Links {
             .attempt(Code::Internal, || format!("make link {name}"))
     }
 
-    pub(super) async fn set_up(&self, name: &str) -> Result<()> {
-        let index = self.require(name).await?;
+    pub(super) async fn set_up(&self, index: u32) -> Result<()> {
         let up = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(up).execute().await.attempt(Code::Internal, || format!("set link {name} up"))
+        self.handle.link().set(up).execute().await.attempt(Code::Internal, || format!("set link {index} up"))
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<()> {

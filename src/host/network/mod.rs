@@ -17,12 +17,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::host::files;
-use crate::model::{Attempt, Code, Error, InstanceTag, Result};
+use crate::model::{Code, Error, InstanceTag, Result};
 use crate::plan::firewall::{self, ForwardTo, HostChains};
 use crate::plan::flows::Changed;
 pub use crate::plan::network::PodNet;
 use crate::plan::network::{self, Addressing};
-use links::Links;
+use iptables::Changes;
+use links::{LOOPBACK, Links};
 
 /// The network of an instance.
 #[async_trait]
@@ -83,6 +84,8 @@ pub struct RealNetwork {
     host: Links,
     router: Mutex<Option<Links>>,
     state: tokio::sync::Mutex<Firewall>,
+    host_changes: Changes,
+    router_changes: Changes,
 }
 
 /// What was last set.
@@ -109,6 +112,8 @@ impl RealNetwork {
             host: Links::here()?,
             router: Mutex::new(None),
             state: tokio::sync::Mutex::default(),
+            host_changes: Changes::of(None),
+            router_changes: Changes::of(Some(&config.run_dir.join("netns/router"))),
             config,
         })
     }
@@ -157,7 +162,7 @@ impl RealNetwork {
     async fn change_router(&self, state: &Firewall, wanted: &BTreeSet<ForwardTo>) -> Result<()> {
         let (gone, new) = (state.forwards.difference(wanted), wanted.difference(&state.forwards));
         let change = firewall::router_change(&self.config.addressing, gone, new);
-        if iptables::change_in(&self.netns("router"), &change).await.is_err() {
+        if self.router_changes.make(&change).await.is_err() {
             self.set_router_rules(&state.own, wanted).await?;
         }
         Ok(())
@@ -166,32 +171,18 @@ impl RealNetwork {
     async fn change_host(&self, state: &Firewall, wanted: &BTreeSet<ForwardTo>) -> Result<()> {
         let (gone, new) = (state.forwards.difference(wanted), wanted.difference(&state.forwards));
         let change = self.chains.change(&self.config.addressing, gone, new);
-        if iptables::restore(&change).await.is_err() {
-            // Somebody took away what was to be changed: all of it anew.
+        if self.host_changes.make(&change).await.is_err() {
+            // Somebody took away what was to be changed, or killed who changed it: all of it anew.
             self.set_host_rules(wanted).await?;
         }
         Ok(())
     }
 
-    /// What the kernel keeps in mind of forwards that have changed is forgotten, on the host and in the router. Where that
-    /// fails, flows of before are led to where they led until they have been quiet for a while.
+    /// What the kernel keeps in mind of forwards that have changed is forgotten, on the host and in the router.
     async fn forget_flows(&self, changed: Changed, own: &[Ipv4Addr]) {
-        if changed == Changed::default() {
-            return;
-        }
-        let router = [self.config.addressing.router_end()];
-        let netns = self.netns("router");
-        let (again, own) = (changed.clone(), own.to_vec());
-        let here = tokio::task::spawn_blocking(move || conntrack::forget(&changed, &own));
-        let there = async {
-            let done = netns::inside(netns::open(&netns)?, move || conntrack::forget(&again, &router)).await;
-            done.attempt(Code::Internal, || "forget the router's flows".into())
-        };
-        let (here, there) = tokio::join!(here, there);
-        let here = here.map_err(std::io::Error::other).and_then(|done| done);
-        let here = here.attempt(Code::Internal, || "forget the host's flows".into());
-        for e in [here, there].into_iter().filter_map(Result::err) {
-            tracing::warn!(error = %e.report(), "flows of forwards that have changed");
+        if changed != Changed::default() {
+            let (router, end) = (self.netns("router"), self.config.addressing.router_end());
+            conntrack::forget_here_and_there(changed, own, &router, end).await;
         }
     }
 
@@ -239,11 +230,11 @@ impl RealNetwork {
         let inner = router.require(network::ROUTER_UPLINK).await?;
         router.add_address(inner, router_end, 31).await?;
         router.add_neighbour(inner, host_end, network::mac(host_end)).await?;
-        router.set_up(network::ROUTER_UPLINK).await?;
+        router.set_up(inner).await?;
         let outer = self.host.require(&self.uplink).await?;
         self.host.add_address(outer, host_end, 31).await?;
         self.host.add_neighbour(outer, router_end, network::mac(router_end)).await?;
-        self.host.set_up(&self.uplink).await?;
+        self.host.set_up(outer).await?;
         router.add_route(None, host_end, inner).await?;
         self.host.add_route(Some(a.cidr()), router_end, outer).await
     }
@@ -257,9 +248,10 @@ impl Network for RealNetwork {
         }
         netns::write_sysctls(include_str!("../../../netconf/host.sysctl"))?;
         let path = self.netns("router");
+        self.router_changes.end().await;
         let made = netns::ensure(&path, include_str!("../../../netconf/router.sysctl")).await?;
         *self.router.lock().unwrap_or_else(PoisonError::into_inner) = Some(made.clone());
-        made.set_up("lo").await?;
+        made.set_up(LOOPBACK).await?;
         let mut own = self.own_addresses().await?;
         // Closed before it is connected.
         self.set_router_rules(&own, &self.state.lock().await.forwards).await?;
@@ -302,30 +294,26 @@ impl Network for RealNetwork {
         let path = self.netns(&pod.id);
         let inside = netns::ensure(&path, include_str!("../../../netconf/pod.sysctl")).await?;
         let (near, far) = (network::mac(pod.gateway), network::mac(pod.address));
-        if router.index(&pod.link).await?.is_none() {
-            router.add_veth(&pod.link, near, "eth0", far, &netns::open(&path)?).await?;
-        }
+        router.add_veth(&pod.link, near, "eth0", far, &netns::open(&path)?).await?;
         let outside_end = async {
             let index = router.require(&pod.link).await?;
             router.add_neighbour(index, pod.address, far).await?;
             router.add_address(index, pod.gateway, 31).await?;
-            router.set_up(&pod.link).await
+            router.set_up(index).await
         };
         let inside_end = async {
-            inside.set_up("lo").await?;
+            inside.set_up(LOOPBACK).await?;
             self.address_pod(&inside, pod).await
         };
-        tokio::try_join!(outside_end, inside_end)?;
+        let ((), index) = tokio::try_join!(outside_end, inside_end)?;
         // The default route needs the link up at both ends' addresses.
-        let index = inside.require("eth0").await?;
         inside.add_route(None, pod.gateway, index).await?;
         Ok(path)
     }
 
     async fn readdress(&self, pod: &PodNet) -> Result<()> {
         let inside = netns::links(&self.netns(&pod.id)).await?;
-        self.address_pod(&inside, pod).await?;
-        let index = inside.require("eth0").await?;
+        let index = self.address_pod(&inside, pod).await?;
         inside.add_route(None, pod.gateway, index).await
     }
 
@@ -354,6 +342,8 @@ impl Network for RealNetwork {
         if state.set {
             // In any order: one half without the other leads to a closed port.
             let (router, host) = tokio::join!(self.change_router(&state, &wanted), self.change_host(&state, &wanted));
+            self.host_changes.prepare();
+            self.router_changes.prepare();
             if let Err(e) = router.and(host) {
                 // As it was, so that the next change finds what it takes to be there.
                 let _ = tokio::join!(
@@ -383,6 +373,7 @@ impl Network for RealNetwork {
         }
         let mut state = self.state.lock().await;
         *state = Firewall::default();
+        tokio::join!(self.host_changes.end(), self.router_changes.end());
         iptables::remove(&self.chains).await?;
         self.host.delete(&self.uplink).await?;
         *self.router.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -391,10 +382,12 @@ impl Network for RealNetwork {
 }
 
 impl RealNetwork {
-    async fn address_pod(&self, inside: &Links, pod: &PodNet) -> Result<()> {
+    /// Gives the index of the pod's end.
+    async fn address_pod(&self, inside: &Links, pod: &PodNet) -> Result<u32> {
         let index = inside.require("eth0").await?;
         inside.add_address(index, pod.address, 31).await?;
         inside.add_neighbour(index, pod.gateway, network::mac(pod.gateway)).await?;
-        inside.set_up("eth0").await
+        inside.set_up(index).await?;
+        Ok(index)
     }
 }
