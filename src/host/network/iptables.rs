@@ -45,7 +45,7 @@ pub(super) async fn restore_in(netns: &Path, text: &str) -> Result<()> {
 /// Small changes of one namespace's tables, each by a process that was started after the change before.
 ///
 /// What `iptables-restore` takes is its start above all. While it waits for its text it has read nothing of the kernel's tables
-/// and holds no lock: both variants begin with that at the text's first line. Nothing wakes it, and it has 0.6 MiB (PSS).
+/// and holds no lock: both variants begin with that at the text's first line. Nothing wakes it, and it has 0.5 MiB (PSS).
 pub(super) struct Changes {
     command: EngineCommand,
     spare: Arc<Mutex<Option<Ahead>>>,
