@@ -229,7 +229,7 @@ def replay(log_path, disk, spare, packs, seed, starts, command):
                 continue  # as at the moment before
             looks, new = looks + 1, False
             os.fsync(target)
-            run("dmsetup", "create", "--noudevsync", "spare", "--table", f"0 {size} snapshot {disk} {spare} N 8")
+            run("dmsetup", "create", "spare", "--table", f"0 {size} snapshot {disk} {spare} N 8")
             try:
                 run("mount", "/dev/mapper/spare", "/f")
                 try:
