@@ -107,9 +107,12 @@ check_read_only_disk_hurts_no_pod() {
 
 check_failing_fsync_hurts_no_pod() {
     on_disk '
-    # Its journal is on a disk that works: a file system that could not write it would end itself at the first error, and one that
-    # has none is damaged by what it could not write. So what fails are files, until they can be written again.
-    OPTIONS=logdev=/dev/vdc file_system xfs -l logdev=/dev/vdc,size=64m
+    # What fails are the files that are written. The journal of the file system is on a disk that works, and it is not written back
+    # meanwhile: a file system ends itself when that fails, or is damaged, and nothing could go on by itself.
+    mke2fs -q -F -O journal_dev -b 4096 /dev/vdc 16384
+    file_system ext4 -b 4096 -J device=/dev/vdc
+    sysctl -q vm.dirty_writeback_centisecs=0 vm.dirty_expire_centisecs=360000
+    trap "sysctl -q vm.dirty_writeback_centisecs=500 vm.dirty_expire_centisecs=3000; forget_f" EXIT
     with_pods
     for time in 1 2; do
         refuses_writes
