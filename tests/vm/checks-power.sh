@@ -26,7 +26,12 @@ check_power_loss_on_xfs() { power_trials xfs drops_writes; }
 check_a_disk_that_dies_on_ext4() { power_trials ext4 refuses_writes; }
 
 check_every_moment_is_whole() {
+    # Two hundred of them; on one that is emulated each takes some seconds.
+    limit=1800
     power '
+    # Of one that was killed.
+    ! mountpoint -q /f || umount /f
+    [ ! -e /dev/mapper/spare ] || dmsetup remove --retry spare
     file_system ext4 -E lazy_itable_init=0,lazy_journal_init=0
     prepare
     is "$(visit busy) $(visit nap)" "1 1" "the counters"

@@ -42,6 +42,10 @@ pub struct Metrics {
     handed_out: Family<Labels, Counter>,
 }
 
+/// Where a pod that was handed out came from.
+const SPARE: &str = "spare";
+const MADE: &str = "made";
+
 impl Default for Metrics {
     fn default() -> Self {
         let this = Metrics {
@@ -53,7 +57,11 @@ impl Default for Metrics {
             pool_target: Family::default(),
             handed_out: Family::default(),
         };
-        this.pool(0, 0, 0); // as long as there is none
+        // As long as there is none.
+        this.pool(0, 0, 0);
+        for source in [SPARE, MADE] {
+            drop(this.handed_out.get_or_create(&labelled("source", source)));
+        }
         this
     }
 }
@@ -85,7 +93,7 @@ impl Metrics {
 
     /// Somebody got a pod: a spare, or one that was made for it.
     pub fn handed_out(&self, spare: bool) {
-        self.handed_out.get_or_create(&labelled("source", if spare { "spare" } else { "made" })).inc();
+        self.handed_out.get_or_create(&labelled("source", if spare { SPARE } else { MADE })).inc();
     }
 
     /// A request was answered. `route` must be one of few.
