@@ -1,10 +1,20 @@
 //! Limits really hold, and their breach is told.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use torpor::api::types::{CreatePod, Size};
 
 use crate::daemon::{self, Daemon, script};
+
+/// A file of the cgroup of that name, v1 or v2, wherever it is there.
+fn in_cgroup(name: &str, file: &str) -> Option<String> {
+    let found = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output().unwrap();
+    let dirs = String::from_utf8(found.stdout).unwrap();
+    let text = dirs.lines().find_map(|dir| std::fs::read_to_string(Path::new(dir).join(file)).ok())?;
+    Some(text.trim().to_owned())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_processor_processes_and_disk_are_bounded() {
@@ -25,18 +35,24 @@ async fn memory_processor_processes_and_disk_are_bounded() {
     // Processor: half of one, seen in the accounting over a second.
     let spin = CreatePod { cpus: Some(0.5), ..script("spin", "while :; do :; done") };
     let pod = d.client.create_pod(&spin).await.unwrap();
-    let used = || -> u64 {
-        let name = format!("torpor-{}/{}-{}", d.tag, pod.id, pod.incarnation);
-        let v1 = std::fs::read_to_string(format!("/sys/fs/cgroup/cpuacct/{name}/cpuacct.usage"));
-        v1.unwrap().trim().parse().unwrap()
+    let name = format!("{}-{}", pod.id, pod.incarnation);
+    // v1 counts nanoseconds in a file of its own, v2 microseconds beside other things.
+    let used = || -> Duration {
+        if let Some(ns) = in_cgroup(&name, "cpuacct.usage") {
+            return Duration::from_nanos(ns.parse().unwrap());
+        }
+        let stat = in_cgroup(&name, "cpu.stat").unwrap();
+        Duration::from_micros(stat.lines().find_map(|l| l.strip_prefix("usage_usec ")).unwrap().parse().unwrap())
     };
-    let all = std::fs::read_to_string(format!("/sys/fs/cgroup/cpu/torpor-{}/cpu.shares", d.tag)).unwrap();
-    let processors = std::thread::available_parallelism().unwrap().get();
-    assert_eq!(all.trim().parse::<usize>().unwrap(), 1024 * processors, "the weight of all pods together");
+    // v1 alone weighs all pods together against single processes of the host.
+    if let Some(shares) = in_cgroup(&format!("torpor-{}", d.tag), "cpu.shares") {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(shares.parse::<usize>().unwrap(), 1024 * processors, "the weight of all pods together");
+    }
     std::thread::sleep(Duration::from_millis(500));
     let (begun, before) = (Instant::now(), used());
     std::thread::sleep(Duration::from_secs(2));
-    let share = Duration::from_nanos(used() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let share = (used() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     assert!((0.2..=0.58).contains(&share), "a pod of half a processor used {share}");
     d.client.remove("spin", true).await.unwrap();
     // Processes.
@@ -45,7 +61,8 @@ async fn memory_processor_processes_and_disk_are_bounded() {
     let begun = Instant::now();
     d.client.pods().await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(2), "the API answers beside a fork bomb");
-    tokio::time::timeout(Duration::from_secs(60), d.client.wait("bomb")).await.expect("it ends").unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), d.client.wait("bomb")).await.expect("it ends").unwrap();
+    assert!(["exited", "pids"].contains(&ended.exit_reason.as_str()), "{ended:?}");
     // Disk.
     let fill = CreatePod {
         disk: Some(Size::Text("16m".into())),
@@ -56,4 +73,20 @@ async fn memory_processor_processes_and_disk_are_bounded() {
     use futures::StreamExt;
     let lines: Vec<_> = d.client.logs("fill", "").await.unwrap().map(|l| l.unwrap().line).collect().await;
     assert!(lines.iter().any(|l| l.contains("No space left")), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn torpord_gives_up_what_it_has_no_use_for() {
+    if !daemon::ready() {
+        return;
+    }
+    let d = Daemon::start();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", d.pid().unwrap())).unwrap();
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        let mask = status.lines().find_map(|l| l.strip_prefix(set)).unwrap().trim();
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        // CAP_SYS_ADMIN it has; not CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME and CAP_SYSLOG (linux/capability.h).
+        assert!(mask & (1 << 21) != 0, "{set} {mask:x}");
+        assert!([16, 17, 22, 25, 34].iter().all(|c| mask & (1 << c) == 0), "{set} {mask:x}");
+    }
 }

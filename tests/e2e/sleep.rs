@@ -1,8 +1,8 @@
 //! Sleep, wake, snapshots, and another host.
 
-use torpor::api::types::WakePod;
+use torpor::api::types::{VolumeSpec, WakePod};
 
-use crate::daemon::{self, Daemon, Options, get, try_get};
+use crate::daemon::{self, Daemon, Options, get, script, try_get};
 use crate::{s3, support};
 
 /// Both engines that must work.
@@ -136,6 +136,16 @@ async fn another_daemon_that_shares_an_s3_store_restores_the_snapshot() {
     there.sleep("web-copy").await;
     there.wake("web-copy").await;
     assert_eq!(get(port, "/"), "3");
+
+    // A named volume does not travel: what is missing is named before anything is made.
+    let mut with = script("with", "while :; do usleep 10000; done");
+    with.volumes = vec![VolumeSpec { source: "data".into(), target: "/data".into(), read_only: false }];
+    here.client.create_pod(&with).await.unwrap();
+    let taken = here.client.snapshot("with", &mut |_| ()).await.unwrap();
+    let e = there.client.restore_snapshot(&taken.id, None, &mut |_| ()).await.unwrap_err();
+    assert_eq!(daemon::code(&e), "incompatible");
+    assert!(e.to_string().contains("volume data at /data"), "{e}");
+    assert_eq!(there.client.pods().await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
