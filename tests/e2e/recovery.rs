@@ -2,14 +2,20 @@
 
 use futures::StreamExt;
 
-use crate::daemon::{self, Daemon, get, script};
+use crate::daemon::{self, Daemon, Options, get, script};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_finds_its_pods_again() {
     if !daemon::ready() {
         return;
     }
-    let mut d = Daemon::start();
+    for runsc in crate::sleep::engines() {
+        finds_its_pods_again(Options { runsc: Some(runsc), ..Options::default() }).await;
+    }
+}
+
+async fn finds_its_pods_again(options: Options) {
+    let mut d = Daemon::with(options);
     d.import("test").await;
     let pod = d.counter("web").await;
     let port = pod.ports[0].host;
