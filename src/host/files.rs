@@ -142,10 +142,8 @@ fn sibling(path: &Path) -> PathBuf {
 /// Hears what the kernel has to tell of writes that failed until now, to this directory's file system. It tells each failure once:
 /// without that, a later `syncfs` may fail for one that is long over and has nothing to do with what was written since.
 pub fn hear_old_failures(dir: &Path) {
-    if let Ok(dir) = File::open(dir)
-        && let Err(e) = rustix::fs::syncfs(&dir)
-    {
-        tracing::warn!(error = %e, "writes to the state directory failed before");
+    if let Ok(dir) = File::open(dir) {
+        let _ = rustix::fs::syncfs(&dir);
     }
 }
 
