@@ -167,7 +167,8 @@ impl Drop for Bar {
 
 /// A word as a shell reads it.
 pub(super) fn quoted(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b':' | b'=' | b',' | b'+');
+    let plain =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b':' | b'=' | b',' | b'+' | b'@');
     if !word.is_empty() && word.bytes().all(plain) {
         word.to_owned()
     } else {
