@@ -1,18 +1,15 @@
 //! Limits really hold, and their breach is told.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use torpor::api::types::{CreatePod, Size};
 
 use crate::daemon::{self, Daemon, script};
+use crate::support;
 
 /// A file of the cgroup of that name, v1 or v2, wherever it is there.
 fn in_cgroup(name: &str, file: &str) -> Option<String> {
-    let found = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output().unwrap();
-    let dirs = String::from_utf8(found.stdout).unwrap();
-    let text = dirs.lines().find_map(|dir| std::fs::read_to_string(Path::new(dir).join(file)).ok())?;
+    let text = support::cgroups(name).iter().find_map(|dir| std::fs::read_to_string(dir.join(file)).ok())?;
     Some(text.trim().to_owned())
 }
 

@@ -10,6 +10,7 @@ use torpor::api::client::{Client, ClientError};
 use torpor::api::types::CreateToken;
 
 use crate::daemon::{self, Daemon, Options, code};
+use crate::listen::free;
 
 fn openssl(dir: &Path, arguments: &str) {
     let out = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output().unwrap();
@@ -28,10 +29,6 @@ fn certificate(dir: &Path, authority: &str, name: &str) {
     openssl(dir, &format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
     let signed = format!("-CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 30 -extfile ext");
     openssl(dir, &format!("x509 -req -in {name}.csr {signed} -out {name}.pem"));
-}
-
-fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn admin(d: &Daemon) -> String {

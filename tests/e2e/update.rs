@@ -9,10 +9,9 @@ use crate::daemon::{self, Daemon, get, script};
 /// Values of a cgroup's file, v1 or v2, wherever it is there.
 fn limit(pod: &Pod, files: [&str; 2]) -> Vec<String> {
     let name = format!("{}-{}", pod.id, pod.incarnation);
-    let found = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &name]).output().unwrap();
-    let dirs = String::from_utf8(found.stdout).unwrap();
-    let read = |dir: &str, file: &&str| std::fs::read_to_string(format!("{dir}/{file}")).ok();
-    let all = dirs.lines().flat_map(|d| files.iter().filter_map(move |f| read(d, f)));
+    let dirs = crate::support::cgroups(&name);
+    let all =
+        dirs.iter().flat_map(|dir| files.iter().filter_map(move |file| std::fs::read_to_string(dir.join(file)).ok()));
     all.map(|v| v.trim().to_owned()).collect()
 }
 

@@ -101,6 +101,12 @@ pub fn processes(name: &str, netns: &std::path::Path) -> Vec<i32> {
     there.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
 }
 
+/// Directories of the cgroup of that name, v1 or v2, wherever it is there.
+pub fn cgroups(name: &str) -> Vec<std::path::PathBuf> {
+    let found = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap().lines().map(Into::into).collect()
+}
+
 /// What one instance could leave on the host: links, rules, mounts, cgroups and files that bear its tag.
 pub fn traces(tag: &str) -> Vec<String> {
     let mut found = Vec::new();

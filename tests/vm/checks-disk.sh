@@ -39,8 +39,8 @@ on_disk() {
         n=\$(torpor logs -n 1 talk)
         within 120 sh -c \"[ \\\"\\\$(torpor logs -n 1 talk)\\\" != '\$n' ]\"
         # Lines that had no room are counted and told; all others are there, in order.
-        curl -fsS --unix-socket \$run/torpor.sock http://torpor/v1/pods/talk/logs | jq -r .line |
-            awk '/were lost here/ { gap = 1; next } { if (\$2 != last + 1 && !gap) exit 1; last = \$2; gap = 0 }' ||
+        call GET pods/talk/logs
+        jq -r .line \$run/answer | awk '/were lost here/ { gap = 1; next } { if (\$2 != last + 1 && !gap) exit 1; last = \$2; gap = 0 }' ||
             fail 'lines of the log are missing, and nothing says so'
     }
     mkdir -p /root/small && head -c 300k /dev/urandom >/root/small/file

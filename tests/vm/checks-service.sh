@@ -124,6 +124,7 @@ check_who_connects_meanwhile_waits() {
     torpor rm -f kept nap >/dev/null 2>&1 || true
     config=/etc/torpor/torpor.toml drop=/run/systemd/system/torpord.service.d
     stored() { systemctl show -p NFileDescriptorStore --value torpord.service; }
+    stores() { [ "$(stored)" = "$1" ]; }
     listens() { ss -Hltne "sport = :$1" | grep -o "ino:[0-9]*"; }
     # Away for long enough that somebody comes meanwhile.
     mkdir -p $drop
@@ -135,7 +136,7 @@ check_who_connects_meanwhile_waits() {
     web kept
     web nap
     torpor sleep nap >/dev/null
-    within 60 sh -c "[ \"\$(systemctl show -p NFileDescriptorStore --value torpord.service)\" = $((before + 2)) ]"
+    within 60 stores $((before + 2))
     at=$(port kept) asleep=$(port nap) pid=$(main_pid)
     same="$(listens 8099) $(listens "$at") $(listens "$asleep")"
     is "$(echo "$same" | wc -w)" 3 "sockets that listen"
@@ -169,10 +170,10 @@ check_who_connects_meanwhile_waits() {
     systemctl daemon-reload
     gone kept nap
     systemctl restart torpord.service
-    within 60 sh -c "[ \"\$(systemctl show -p NFileDescriptorStore --value torpord.service)\" = $((before - 1)) ]"
+    within 60 stores $((before - 1))
     is "$(listens 8099 || true)" "" "the listener that is not configured any more"
     systemctl stop torpord.service
-    within 60 sh -c "[ \"\$(systemctl show -p NFileDescriptorStore --value torpord.service)\" = 0 ]"
+    within 60 stores 0
     systemctl start torpord.service
     torpor version >/dev/null
     '
